@@ -1,0 +1,19 @@
+"""Position interpolation. Chen et al. 2023, arXiv:2306.15595."""
+
+from dataclasses import dataclass
+
+from ropewalk.errors import require
+from ropewalk.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Slows every pair by `factor`: positions are squeezed into the trained window, at the price of resolution."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        require(self.factor >= 1, "Linear.factor", "at least 1", self.factor)
+
+    def __call__(self, s: Spectrum) -> Spectrum:
+        return s._replace(inv_freq=tuple(f / self.factor for f in s.inv_freq))

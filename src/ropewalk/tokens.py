@@ -1,0 +1,77 @@
+"""Where, when and whose: the three integers of every token.
+
+A cache, a packed row, a padded row and a shard differ in nothing else.  This is the only file that counts positions.
+Letters: B batch, T tokens, A axes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ropewalk.errors import require
+
+PADDING = -1  # the document that padding belongs to
+
+
+class Tokens(NamedTuple):
+    """Three int64 tensors that travel with the tokens through caches, packing and sharding."""
+
+    position: Tensor  # Int[B, T, A]: where, for encodings
+    order: Tensor  # Int[B, T]: when, for causality; equals position for plain text
+    document: Tensor  # Int[B, T]: whose
+
+
+def contiguous(length: int, start: int = 0, batch: int = 1) -> Tokens:
+    """`length` consecutive tokens of one document, the first at position `start`; the same in each of `batch` rows."""
+    require(length >= 0, "contiguous.length", "at least 0", length)
+    where = torch.arange(start, start + length).expand(batch, length)
+    return Tokens(where[..., None], where, torch.zeros_like(where))
+
+
+def packed(*lengths: int) -> Tokens:
+    """Several documents in one row: positions restart at 0, order runs on, the document number grows by one."""
+    require(all(n > 0 for n in lengths), "packed.lengths", "positive", lengths)
+    where = torch.cat([torch.arange(n) for n in lengths])
+    whose = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
+    return Tokens(where[None, :, None], torch.arange(sum(lengths))[None], whose[None])
+
+
+def ragged(*lengths: int) -> Tokens:
+    """One document per row, left-padded to the longest; padding is a document of its own, at position 0."""
+    require(all(n > 0 for n in lengths), "ragged.lengths", "positive", lengths)
+    column = torch.arange(max(lengths))[None]
+    where = column - torch.tensor([[max(lengths) - n] for n in lengths])
+    return Tokens(where.clamp(min=0)[..., None], column.expand(len(lengths), -1), torch.where(where < 0, PADDING, 0))
+
+
+def select(at: Tokens, index: Tensor) -> Tokens:
+    """The tokens at `index` (Int[N], along T), with everything they carry: a shard, a crop or a reordering."""
+    return Tokens(at.position[:, index], at.order[:, index], at.document[:, index])
+
+
+def shard(at: Tokens, rank: int, world: int, layout: str = "zigzag") -> Tokens:
+    """The tokens that one rank of a context-parallel group holds.
+
+    "contiguous" cuts the row into `world` blocks; "zigzag" into 2 * `world`, of which a rank holds one from either
+    end, so that causal work is equal.  T must be divisible by the number of blocks.
+    """
+    require(layout in ("zigzag", "contiguous"), "shard.layout", "'zigzag' or 'contiguous'", layout)
+    require(0 <= rank < world, "shard.rank", f"from 0 to {world - 1}", rank)
+    blocks = world if layout == "contiguous" else 2 * world
+    length = at.order.shape[1]
+    require(length % blocks == 0, "shard.length", f"divisible by {blocks}", length)
+    mine = [rank] if layout == "contiguous" else [rank, blocks - 1 - rank]
+    return select(at, torch.arange(length).view(blocks, -1)[mine].flatten())
+
+
+def append(at: Tokens, count: int) -> Tokens:
+    """The `count` tokens that continue each row of `at`: the coordinates of newly decoded tokens alone."""
+    require(count >= 0, "append.count", "at least 0", count)
+    step = torch.arange(1, count + 1, device=at.order.device)
+    last = at.position[:, -1:].amax(dim=-1, keepdim=True)
+    return Tokens(
+        (last + step[None, :, None]).expand(-1, -1, at.position.shape[-1]),
+        at.order[:, -1:] + step,
+        at.document[:, -1:].expand(-1, count),
+    )
