@@ -1,4 +1,4 @@
-"""The turning rates of a rotary encoding, and the rules that bend them.  Plain Python: no tensor, no device, no dtype."""
+"""The turning rates of a rotary encoding, and the rules that bend them; plain Python, without tensors."""
 
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
