@@ -1,5 +1,7 @@
 """What goes wrong, in one line that names field, rule and value."""
 
+import math
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -20,6 +22,25 @@ def require(ok: bool, field: str, rule: str, got: object) -> None:
     """Raise `ConfigError("field must be rule, got value")` unless `ok`."""
     if not ok:
         raise ConfigError(f"{field} must be {rule}, got {got!r}")
+
+
+def require_number(
+    owner: object,
+    field: str,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """Raise ConfigError unless `owner.field` is a plain finite number (an int where `whole`) inside the bounds."""
+    value = getattr(owner, field)
+    bounds = {"above": above, "of at least": at_least, "of at most": at_most}
+    rule = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound))
+    known = type(value) in ((int,) if whole else (int, float))
+    ok = known and abs(value) <= sys.float_info.max and above < value and at_least <= value <= at_most
+    kind = "a whole number" if whole else "a number"
+    require(ok, f"{type(owner).__name__}.{field}", f"{kind} {rule}".strip(), value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ropewalk.errors import require
+from ropewalk.errors import require_number
 from ropewalk.spectrum import Spectrum
 
 
@@ -13,7 +13,7 @@ class Linear:
     factor: float
 
     def __post_init__(self) -> None:
-        require(self.factor >= 1, "Linear.factor", "at least 1", self.factor)
+        require_number(self, "factor", at_least=1)
 
     def __call__(self, s: Spectrum) -> Spectrum:
         return s._replace(inv_freq=tuple(f / self.factor for f in s.inv_freq))

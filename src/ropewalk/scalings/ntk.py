@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ropewalk.errors import require
+from ropewalk.errors import require_number
 from ropewalk.spectrum import Spectrum
 
 
@@ -16,7 +16,7 @@ class NTK:
     factor: float
 
     def __post_init__(self) -> None:
-        require(self.factor >= 1, "NTK.factor", "at least 1", self.factor)
+        require_number(self, "factor", at_least=1)
 
     def __call__(self, s: Spectrum) -> Spectrum:
         last = max(len(s.inv_freq) - 1, 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ropewalk.errors import require
+from ropewalk.errors import ConfigError, require, require_number
 from ropewalk.sites import PAIRINGS, Rotation, Weights
 from ropewalk.spectrum import Adapts, Scaling, Spectrum
 from ropewalk.tokens import Tokens
@@ -27,20 +27,21 @@ class Rotary:
     unscaled: int = 0  # the first tokens that keep the unbent angles (LongRoPE's n-hat, arXiv:2402.13753)
 
     def __post_init__(self) -> None:
-        require(self.dim > 0 and self.dim % 2 == 0, "Rotary.dim", "a positive even number", self.dim)
-        require(self.base > 1, "Rotary.base", "above 1", self.base)
+        require_number(self, "dim", at_least=2, whole=True)
+        require(self.dim % 2 == 0, "Rotary.dim", "even", self.dim)
+        require_number(self, "base", above=1)
         require(self.pairing in PAIRINGS, "Rotary.pairing", " or ".join(map(repr, PAIRINGS)), self.pairing)
         require(isinstance(self.scaling, tuple), "Rotary.scaling", "a tuple of scalings", self.scaling)
         known = all(isinstance(s, (Scaling, Adapts)) and not isinstance(s, type) for s in self.scaling)
         require(known, "Rotary.scaling", "a tuple of scalings", self.scaling)
-        require(self.unscaled >= 0, "Rotary.unscaled", "at least 0", self.unscaled)
+        require_number(self, "unscaled", at_least=0, whole=True)
 
     def spectrum(self) -> Spectrum:
         """The rates that the angles are made of. Raises ConfigError while a scaling still depends on the length."""
         spectrum = self.unbent()
         for rule in self.scaling:
-            settled = isinstance(rule, Scaling)
-            require(settled, "Rotary.scaling", "settled by for_length(encoding, length) first", rule)
+            if not isinstance(rule, Scaling):
+                raise ConfigError(f"Rotary.scaling must be settled by for_length(encoding, length) first, got {rule!r}")
             spectrum = rule(spectrum)
         return spectrum
 
@@ -50,13 +51,16 @@ class Rotary:
 
     def rotation(self, w: Weights, at: Tokens) -> Rotation:
         """Cosines and sines [B, T, dim / 2]: float64 angles, one narrowing to float32, magnitude included."""
+        angle, m = self.angle(at), self.spectrum().magnitude
+        return Rotation((angle.cos() * m).float(), (angle.sin() * m).float(), self.pairing)
+
+    def angle(self, at: Tokens) -> Tensor:
+        """Float64[B, T, dim / 2]: how far each pair is turned, in radians."""
         position = at.position[..., :1]
-        spectrum = self.spectrum()
-        angle = position.double() * rates(spectrum, position)
+        angle = position.double() * rates(self.spectrum(), position)
         if self.unscaled:
             angle = torch.where(position < self.unscaled, position.double() * rates(self.unbent(), position), angle)
-        m = spectrum.magnitude
-        return Rotation((angle.cos() * m).float(), (angle.sin() * m).float(), self.pairing)
+        return angle
 
 
 def rates(spectrum: Spectrum, like: Tensor) -> Tensor:

