@@ -1,6 +1,6 @@
 """The losses of a document under an encoding, in as few passes as the encoding allows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ Encodings = tuple[Encoding, ...]  # one per layer
 
 
 @contextmanager
-def attached(model: Any, encodings: Encodings) -> Iterator[None]:
+def attached(model: Any, encodings: Encodings) -> Generator[None]:
     """`model` with other positions and with attention made for chunks, put back as it was afterwards."""
     attach(model, encodings)
     try:

@@ -3,7 +3,7 @@
 Letters: T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,7 +87,8 @@ class Trunk:
         self.crop()
 
     def crop(self) -> None:
-        for layer in self.cache.layers:
+        layers: Any = self.cache.layers
+        for layer in layers:
             layer.crop(min(self.length - layer.get_seq_length(), 0))
 
     def shrink(self, error: RuntimeError) -> None:
@@ -109,13 +110,15 @@ def token_losses(trunk: Trunk, ids: Tensor) -> Iterator[Tensor]:
     for logits in trunk.read(ids):
         targets = ids[start + 1 : start + 1 + len(logits)].to(logits.device)
         rows = logits[: len(targets)].split(ROWS)
-        losses = [F.cross_entropy(x.float(), y, reduction="none") for x, y in zip(rows, targets.split(ROWS), strict=True)]
+        losses = [
+            F.cross_entropy(x.float(), y, reduction="none") for x, y in zip(rows, targets.split(ROWS), strict=True)
+        ]
         start += len(logits)
         yield torch.cat(losses).cpu()
 
 
 @contextmanager
-def prefix_attention(model: Any) -> Iterator[bool]:
+def prefix_attention(model: Any) -> Generator[bool]:
     """Run the model's layers through `attend_prefix` for the duration, where its attention is a plain softmax.
 
     Yields whether it is; a model with capped logits or learned sinks keeps its own attention.
@@ -125,7 +128,7 @@ def prefix_attention(model: Any) -> Iterator[bool]:
     before = model.config._attn_implementation
     plain = before == "sdpa" and not getattr(model.config, "attn_logit_softcapping", None)
     if plain:
-        ALL_ATTENTION_FUNCTIONS.register(PREFIX, hf_attention)
+        ALL_ATTENTION_FUNCTIONS.register(PREFIX, _hf_attention)
         model.set_attn_implementation(PREFIX)
     try:
         yield plain
@@ -134,7 +137,9 @@ def prefix_attention(model: Any) -> Iterator[bool]:
             model.set_attn_implementation(before)
 
 
-def hf_attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **given: Any) -> tuple[Tensor, None]:
+def _hf_attention(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
     """`attend_prefix` in the signature that transformers calls; [B, H, T, D] in, [B, T, H, D] out."""
     scale, window = given.get("scaling") or q.shape[-1] ** -0.5, given.get("sliding_window")
     own = None if mask is None else mask[0, 0]

@@ -13,7 +13,7 @@ from ropewalk.spectrum import Adapts, Scaling
 
 FREQS = ("rope_freqs.weight",)
 LISTS = ("rope_factors_long.weight", "rope_factors_short.weight")
-SAME_NAME = "qwen2 qwen3 gemma gemma2 falcon starcoder2 stablelm cohere2 olmo2 glm4 smollm3 gptj".split()
+SAME_NAME = "qwen2 qwen3 gemma gemma2 falcon starcoder2 stablelm cohere2 olmo2 glm4 smollm3".split()
 # the architecture of a model type, and the tensors in which it looks for divisors per pair
 ARCHITECTURES: dict[str, tuple[str, tuple[str, ...]]] = {
     **{kind: (kind, ()) for kind in SAME_NAME},
@@ -61,12 +61,10 @@ def converted(config: Mapping[str, Any]) -> Converted:
         raise UnsupportedError(f"llama.cpp's architecture for model_type {kind!r} is not known here")
     layers, kinds = hf.read(config), hf.layer_types(text)
     sliding = tuple(e != () and k == "sliding_attention" for e, k in zip(layers, kinds, strict=True))
-    turning = [e for e, slides in zip(layers, sliding, strict=True) if isinstance(e, Rotary) and not slides]
-    if not turning or any(e.scaling for e, slides in zip(layers, sliding, strict=True) if e != () and slides):
-        raise UnsupportedError(
-            f"llama.cpp's flags do not reach the sliding layers of {kind}, which would have to change"
-        )
-    own = turning[0]
+    turning = [(e, slides) for e, slides in zip(layers, sliding, strict=True) if isinstance(e, Rotary)]
+    own = next((e for e, slides in turning if not slides), None)
+    if own is None or any(e.scaling for e, slides in turning if slides):
+        raise UnsupportedError(f"llama.cpp's flags do not reach the sliding layers of {kind}, whose positions matter")
     weights = [rule.mscale_all_dim or 0.0 for rule in own.scaling if isinstance(rule, Yarn)]
     log_weight = weights[0] if weights and "qk_rope_head_dim" in text else 0.0
     return Converted(layers, sliding, own, *ARCHITECTURES[kind], text[hf.length_field(text)], log_weight)

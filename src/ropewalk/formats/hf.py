@@ -1,6 +1,6 @@
 """config.json of transformers <-> one encoding per layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ropewalk.encodings.rotary.rotary import Rotary
@@ -37,7 +37,7 @@ def read(config: Mapping[str, Any]) -> tuple[Layer, ...]:
     kind = config.get("model_type", "")
     if kind not in DEFAULTS and not any(name in config for name in ROTARY_FIELDS):
         raise UnsupportedError(f"model_type {kind!r} has none of {', '.join(ROTARY_FIELDS)}: no rotary positions found")
-    return tuple(() if rope is None else read_rope(rope, frame_of(config, layer)) for layer, rope in layers(config))
+    return each_layer(config, lambda kind, rope: read_rope(rope, frame_of(config, kind)))
 
 
 def write(
@@ -54,7 +54,7 @@ def write(
     text = with_defaults(text_part(config))
     if text.get("model_type") in LONGROPE_ONLY:
         types &= {"default", "longrope"}
-    frozen = {e: settle(e, length, types) if isinstance(e, Rotary) else ((), None) for e in encodings}
+    frozen = {e: settle(e, length, types) if isinstance(e, Rotary) else ((), None) for e in dict.fromkeys(encodings)}
     wanted = [frozen[e][0] for e in encodings]
     changes = {**rope_fields(wanted, text, length, types), length_field(text): length}
     # a field set to None leaves the config
@@ -85,12 +85,14 @@ def rope_fields(
     """The fields about rope parameters; None for a field that must go."""
     nested, model = by_layer_type(text), text.get("model_type", "")
     ropes: dict[str, dict[str, Any]] = {}
-    for i, (kind, e) in enumerate(zip(layer_types(text), encodings, strict=True)):
+    layers = list(zip(layer_types(text), encodings, strict=True))
+    for kind, e in dict.fromkeys(layers):
         if isinstance(e, Rotary):
             place = Place(length, original_length(text, kind) or length, head_dim(text, kind), types, nested)
             rope = {**kept(rope_of(text, kind) or {}), **write_rope(e, place)}
             if ropes.setdefault(kind if nested else "all", rope) != rope:
                 where = f"other layers of type {kind}" if nested else "other layers"
+                i = layers.index((kind, e))
                 raise UnsupportedError(f"layer {i} differs from {where}; a config of {model!r} cannot say so")
     fields = dict.fromkeys(["rope_scaling", "rope_local_base_freq"])
     if nested:
@@ -156,11 +158,13 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"model_type": f"{kind}_text" if f"{kind}_text" in DEFAULTS else kind, **inner}
 
 
-def layers(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None]]:
-    """Each layer's type and its rope parameters, None where it does not rotate."""
+def each_layer(config: Mapping[str, Any], one: Callable[[str, Mapping[str, Any]], Rotary]) -> tuple[Layer, ...]:
+    """What `one` makes of a layer type and its rope parameters, for every layer; `()` where a layer does not rotate."""
     kinds = layer_types(config)
-    turns = rotating(config, kinds)
-    return [(kind, rope_of(config, kind) if turn else None) for kind, turn in zip(kinds, turns, strict=True)]
+    turns = list(zip(kinds, rotating(config, kinds), strict=True))
+    ropes = {kind: rope_of(config, kind) for kind, turn in dict.fromkeys(turns) if turn}
+    made: dict[str, Layer] = {kind: () if rope is None else one(kind, rope) for kind, rope in ropes.items()}
+    return tuple(made[kind] if turn else () for kind, turn in turns)
 
 
 def layer_types(config: Mapping[str, Any]) -> list[str]:

@@ -33,12 +33,13 @@ def write(
     fixed, note = settle(e, length, frozenset())
     notes = [note] if note else []
     if e == model.own and isinstance(model.rule, LongRope):
-        flags, attn_factor, divisors = [], e.scaling[0].effective_magnitude(), None
+        # the GGUF holds both lists
+        flags, attn_factor, divisors = [], model.rule.effective_magnitude(), None
     else:
         flags, attn_factor, divisors = express(for_length(fixed, length), model)
-    if attn_factor != 1:
-        if any(model.sliding):
-            raise UnsupportedError("llama.cpp would apply the magnitude to the sliding layers too")
+    if attn_factor != 1 and any(model.sliding):
+        raise UnsupportedError("llama.cpp would apply the magnitude to the sliding layers too")
+    if attn_factor != metadata_factor({}, model):
         flags += ["--override-kv", f"{model.arch}.{ATTN_FACTOR}=float:{attn_factor!r}"]
     if divisors:
         notes.append(f"flags cannot hold divisors per pair: the GGUF must have them as {', '.join(model.tensors)}")
@@ -53,17 +54,15 @@ def write(
 def reached(encodings: Sequence[hf.Layer], model: Converted) -> Rotary:
     """The one encoding of all layers that flags reach; UnsupportedError unless the others stay as they are."""
     hf.check_fits(encodings, model.layers)
-    found: dict[hf.Layer, int] = {}
+    found: dict[Rotary, int] = {}
     for i, (new, old) in enumerate(zip(encodings, model.layers, strict=True)):
         if model.sliding[i] and new != old:
             raise UnsupportedError(f"llama.cpp's flags do not reach layer {i}, a sliding one: it stays {old!r}")
-        if not model.sliding[i] and new != ():
+        if isinstance(new, Rotary) and not model.sliding[i]:
             found[new] = i
     if len(found) > 1:
         raise UnsupportedError(f"llama.cpp's flags reach all layers alike, layers {list(found.values())} differ")
-    e = next(iter(found), model.own)
-    assert isinstance(e, Rotary)
-    return e
+    return next(iter(found))
 
 
 def express(e: Rotary, model: Converted) -> tuple[list[str], float, Divisors]:
@@ -118,7 +117,7 @@ def read(payload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[hf.Laye
     # sliding layers turn at their own rates but share the factor on the magnitude
     shared = () if attn_factor == 1 else (Rescale(ones, attn_factor),)
     return tuple(
-        old if old == () else replace(old, scaling=old.scaling + shared) if slides else e
+        (replace(old, scaling=old.scaling + shared) if slides else e) if isinstance(old, Rotary) else ()
         for old, slides in zip(model.layers, model.sliding, strict=True)
     )
 
@@ -126,7 +125,7 @@ def read(payload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[hf.Laye
 def named_rules(given: Mapping[str, str], model: Converted) -> tuple[Linear | Yarn, ...]:
     """What the scaling type does, by flag or else by metadata; divisors act after it and do not move its ramp."""
     rule = model.rule
-    own = {Linear: "linear", Yarn: "yarn"}.get(type(rule), "none")
+    own = "linear" if isinstance(rule, Linear) else "yarn" if isinstance(rule, Yarn) else "none"
     kind = given.get("--rope-scaling", own)
     stored = rule.factor if isinstance(rule, Linear | Yarn) else 1.0
     factor = float(given.get("--rope-scale", 1 / float(given.get("--rope-freq-scale", 1 / stored))))

@@ -10,10 +10,15 @@ from ropewalk.formats import hf
 from ropewalk.formats.families import with_defaults
 from ropewalk.formats.read_rope import Frame, read_rope
 from ropewalk.formats.write_rope import TYPES
-from ropewalk.scalings import LongRope, Proportional, Yarn
+from ropewalk.scalings import LongRope, Proportional
 from ropewalk.scalings.yarn import mscale
 
 Rope = dict[str, Any]
+# fields beside the dict that transformers 5 takes into it
+OUTSIDE = frozenset(
+    "rope_scaling rope_theta rope_local_base_freq rotary_emb_base rotary_pct partial_rotary_factor "
+    "original_max_position_embeddings".split()
+)
 
 
 def types_for(encodings: Sequence[hf.Layer], config: Mapping[str, Any]) -> frozenset[str]:
@@ -45,20 +50,18 @@ def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
         partial = {} if frame.partial == 1 else {"partial_rotary_factor": frame.partial}
         lengths = {"original_max_position_embeddings": frame.original} if frame.original else {}
         ropes[kind] = None if rope is None else {"rope_theta": frame.base, **partial, **rope, **lengths}
-    old = ("rope_scaling", "rope_theta", "rope_local_base_freq", "rotary_emb_base", "rotary_pct")
-    kept = {
-        k: v for k, v in text.items() if k not in (*old, "partial_rotary_factor", "original_max_position_embeddings")
-    }
+    kept = {key: value for key, value in text.items() if key not in OUTSIDE}
     return {**kept, "rope_parameters": ropes if hf.by_layer_type(text) else next(iter(ropes.values()))}
 
 
 def read_layers(text: Mapping[str, Any], translate: Callable[[Rope, Frame], Rope]) -> tuple[hf.Layer, ...]:
     """One encoding per layer, each dict translated into the terms of transformers before it is read."""
-    layers = []
-    for kind, rope in hf.layers(text):
+
+    def one(kind: str, rope: Mapping[str, Any]) -> Rotary:
         frame = hf.frame_of(text, kind)._replace(alpha=True)
-        layers.append(() if rope is None else read_rope(translate(dict(rope), frame), frame))
-    return tuple(layers)
+        return read_rope(translate(dict(rope), frame), frame)
+
+    return hf.each_layer(text, one)
 
 
 def pick(rope: Rope, *names: str) -> Rope:
@@ -79,13 +82,6 @@ def has_two_lists(encodings: Sequence[hf.Layer]) -> bool:
     """Whether a LongRope still has to choose between two different lists."""
     rules = [rule for e in encodings if isinstance(e, Rotary) for rule in e.scaling if isinstance(rule, LongRope)]
     return any(rule.short_factor != rule.long_factor for rule in rules)
-
-
-def yarn_of(rope: Rope) -> Yarn:
-    """The rule in a dict that `hf.write` made."""
-    rule = read_rope(rope, Frame(head_dim=2)).scaling[0]
-    assert isinstance(rule, Yarn)
-    return rule
 
 
 def longrope_magnitude(rope: Rope, length: int, original: int) -> float:

@@ -16,9 +16,8 @@ from ropewalk.formats.overrides import (
     read_layers,
     refuse_lists,
     types_for,
-    yarn_of,
 )
-from ropewalk.formats.read_rope import Frame
+from ropewalk.formats.read_rope import Frame, read_yarn
 from ropewalk.scalings.yarn import mscale
 
 
@@ -31,7 +30,7 @@ def write(
     """
     written, notes = hf.write(encodings, config, length, types_for(encodings, config))
     text = hf.text_part(written)
-    inner = {hf.length_field(text): length}
+    inner: dict[str, Any] = {hf.length_field(text): length}
     if "rope_parameters" in text:
         inner |= {"rope_scaling": each_rope(text["rope_parameters"], lambda rope: adapt(rope, text, length))}
         if hf.is_nested(inner["rope_scaling"]):
@@ -51,7 +50,7 @@ def adapt(rope: Rope, text: Mapping[str, Any], length: int) -> Rope:
         return {**rope, **magnitudes, **same}
     if rope["rope_type"] != "yarn":
         return rope
-    yarn = yarn_of(rope)
+    yarn = read_yarn(rope, Frame(head_dim=0))
     known = {k: v for k, v in rope.items() if k not in ("attention_factor", "mscale", "mscale_all_dim")}
     if "qk_rope_head_dim" not in text:
         return {**known, "attn_factor": yarn.effective_magnitude() / mscale(yarn.factor)}

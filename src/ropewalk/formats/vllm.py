@@ -17,9 +17,8 @@ from ropewalk.formats.overrides import (
     read_layers,
     refuse_lists,
     types_for,
-    yarn_of,
 )
-from ropewalk.formats.read_rope import Frame
+from ropewalk.formats.read_rope import Frame, read_yarn
 from ropewalk.scalings.yarn import mscale
 
 DEFAULT_THETA = {"qwen2": 1e6, "qwen3": 1e6}
@@ -35,7 +34,7 @@ def write(
     """
     written, notes = hf.write(encodings, config, length, types_for(encodings, config))
     text = hf.text_part(written)
-    inner = {hf.length_field(text): length}
+    inner: dict[str, Any] = {hf.length_field(text): length}
     if "rope_parameters" in text:
         inner |= {"rope_parameters": each_rope(text["rope_parameters"], lambda rope: adapt(rope, text))}
         notes += tuple(dict.fromkeys(losses(inner["rope_parameters"], length)))
@@ -54,7 +53,7 @@ def adapt(rope: Rope, text: Mapping[str, Any]) -> Rope:
         return {**rope, "short_mscale": rope["attention_factor"], "long_mscale": rope["attention_factor"]}
     if rope["rope_type"] != "yarn":
         return rope
-    yarn = yarn_of(rope)
+    yarn = read_yarn(rope, Frame(head_dim=0))
     if "qk_rope_head_dim" not in text:
         return {**rope, "truncate": yarn.truncate, "attention_factor": yarn.effective_magnitude()}
     if not yarn.truncate:
@@ -96,17 +95,17 @@ def read(payload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[hf.Laye
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> Rope:
     """`new` over `old`, at every depth."""
-    both = {
-        k: merged(old[k], v) if isinstance(v, Mapping) and isinstance(old.get(k), Mapping) else v
-        for k, v in new.items()
-    }
-    return {**old, **both}
+    both = dict(old)
+    for key, value in new.items():
+        deep = isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+        both[key] = merged(old[key], value) if deep else value
+    return both
 
 
 def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
     """vLLM's reading of a dict, spelled for transformers; keys that vLLM drops are dropped."""
     length = frame.length or 0
-    original = rope.get("original_max_position_embeddings")
+    original = rope.get("original_max_position_embeddings", length)
     match rope.get("rope_type", rope.get("type", "default")):
         case "linear":
             return pick(rope, "factor")
@@ -118,9 +117,7 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
             known = pick(rope, "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale_all_dim")
             return {**known, "attention_factor": deepseek_magnitude(rope)}
         case "yarn":
-            known = pick(
-                rope, "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate"
-            )
+            known = pick(rope, "factor", *"beta_fast beta_slow mscale mscale_all_dim attention_factor truncate".split())
             stretch = M_ROPE_STRETCH if "mrope_section" in rope else 1
             return {**known, "original_max_position_embeddings": original * stretch}
         case "longrope" | "su":

@@ -131,7 +131,7 @@ def look(candidate: dict, summary: Summary) -> dict:
 
 def label(candidate: dict, summary: Summary, room: int = 48) -> str:
     """The candidate's name without the trained length, cut in the middle if long, and marked if chosen."""
-    name = re.sub(rf"(, )?trained_length={summary['trained_length']}(?(1)|(, )?)", "", candidate["name"])
+    name = re.sub(rf"(, )?trained_length={summary['trained_length']}(?!\d)(?(1)|(, )?)", "", candidate["name"])
     name = name if len(name) <= room else f"{name[: room - 14]}\u2026{name[-13:]}"
     return f"{name} \u2013 chosen" if role(candidate, summary) == "chosen" else name
 

@@ -24,7 +24,7 @@ THEME = {  # name: (light, dark)
     "zone": ("#f2f4f7", "#20252d"),
     # blue against vermilion, and lightness apart, so that no kind of colour vision confuses chosen and unmodified
     "chosen": ("#0a5db4", "#6ab2ff"),
-    "unmodified": ("#c9480c", "#ff9263"),
+    "unmodified": ("#bb4208", "#ff9263"),
     "truncated": ("#4b5360", "#bcc4ce"),
     "other-0": ("#00806b", "#3fc8ad"),
     "other-1": ("#a8437f", "#ea8dc2"),
@@ -35,7 +35,7 @@ THEME = {  # name: (light, dark)
 OTHERS = [name for name in THEME if name.startswith("other-")]
 DASHES = ["-", (0, (5, 1.6)), (0, (1.4, 1.2))]
 SHARES = ["#b83d06", "#f0a57e", "#f5f0ea", "#8dbbe6", "#0a5cb3"]  # none found to all found; the same in both schemes
-ON_DARK, ON_LIGHT = "#fefefe", "#15191f"
+ON_DARK, ON_LIGHT = "#fffffe", "#000000"
 
 RC: Any = {
     "font.family": ["DejaVu Sans"],
@@ -84,9 +84,9 @@ def colour(name: str) -> str:
 
 
 def ink_on(fill: tuple[float, ...]) -> str:
-    """Near-white or near-black, whichever stands out more from an RGB colour (relative luminance of WCAG 2)."""
+    """White or black, whichever stands out more from an RGB colour: the contrasts of WCAG 2 are equal at 0.179."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in fill[:3])
-    return ON_LIGHT if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else ON_DARK
+    return ON_LIGHT if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else ON_DARK
 
 
 def canvas(height: float, narrow: bool = False) -> Figure:

@@ -42,6 +42,7 @@ class Row(NamedTuple):
     native: Cell
     beyond: Cell
     price: Cell
+    against_chosen: Cell
     retrieval: Cell
 
 
@@ -147,6 +148,7 @@ def row(candidate: dict, summary: Summary) -> Row:
         native=mean(held_out.get("native")),
         beyond=mean(held_out.get("beyond")),
         price=change(held_out.get("price")),
+        against_chosen=change(held_out.get("against_chosen")),
         retrieval=share(candidate["retrieval"]),
     )
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 import ropewalk as rw
 from ropewalk import Rotary
+from ropewalk.formats.hf import read
 from ropewalk.spectrum import for_length
 
 CONFIGS = Path(__file__).parents[2] / "fixtures" / "configs"
@@ -107,3 +108,10 @@ def scalings(pairs: int, trained: int) -> list[tuple[Any, ...]]:
         (rw.Yarn(2.0, trained), rw.Yarn(2.0, 2 * trained)),
         (rw.Proportional(0.5), rw.Linear(2.0)),
     ]
+
+
+def with_scaling(config: dict[str, Any], scaling: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The model's own layers; where it turns fastest apart (Gemma's local layers), those stay."""
+    own = read(config)
+    widest = max(e.base for e in own if e != ())
+    return tuple(Rotary(e.dim, e.base, scaling, e.pairing) if e != () and e.base == widest else e for e in own)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stock import ROTARY, assert_same, load, published, scalings
+from stock import ROTARY, assert_same, load, published, scalings, with_scaling
 
 import ropewalk as rw
 from ropewalk import Rotary
@@ -25,13 +25,6 @@ FORMS = [
     "qwen2.5-7b-yarn",
     "smollm3-3b",
 ]
-
-
-def with_scaling(config: dict[str, Any], scaling: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The model's own layers; where it turns fastest apart (Gemma's local layers), those stay."""
-    own = read(config)
-    widest = max(e.base for e in own if e != ())
-    return tuple(Rotary(e.dim, e.base, scaling, e.pairing) if e != () and e.base == widest else e for e in own)
 
 
 @pytest.mark.parametrize("index", range(len(scalings(2, 64))))
@@ -105,9 +98,7 @@ def test_both_generations_find_the_same_parameters() -> None:
 def test_a_rule_with_a_type_of_its_own_keeps_it(scaling: Any, rope_type: str) -> None:
     written, _ = write((Rotary(128, 5e5, (scaling,)),) * 32, published("llama-3.1-8b"), 16384)
     assert written["rope_parameters"]["rope_type"] == rope_type
-    assert (written["rope_scaling"] if "rope_scaling" in written else None) == (
-        None if rope_type == "default" else written["rope_parameters"]
-    )
+    assert written.get("rope_scaling") == (None if rope_type == "default" else written["rope_parameters"])
 
 
 def test_adaptive_rules() -> None:

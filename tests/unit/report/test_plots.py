@@ -150,6 +150,15 @@ def test_pairs_that_never_turn_are_left_out(made_up: dict) -> None:
     assert all(math.isnan(y) for y in below.lines[0].get_ydata()[-2:])
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_one_grid_with_an_unasked_cell_is_drawn(made_up: dict, narrow: bool) -> None:
+    del made_up["retrieval"]["grids"]["unmodified"]
+    made_up["retrieval"]["grids"][made_up["chosen_name"]][0][0] = {"found": 0, "asked": 0, "low": 0.0, "high": 1.0}
+    figure = plots.retrieval(made_up, narrow)
+    figure.draw_without_rendering()
+    assert len(figure.axes[0].patches) == 63
+
+
 def test_labels_are_names(made_up: dict) -> None:
     assert plots.label(chosen(made_up), made_up) == "Yarn(factor=2.0) \u2013 chosen"
     first = {**made_up["candidates"][3], "name": "Made(trained_length=8192, factor=2.0)"}
@@ -158,4 +167,5 @@ def test_labels_are_names(made_up: dict) -> None:
     assert plots.label(other, made_up) == other["name"]
     long = {**first, "name": "LongRope(factors=(" + "1.25, " * 32 + "), magnitude=1.2)"}
     assert len(plots.label(long, made_up)) == 48
+    assert len(plots.label(long, made_up, room=26)) == 26
     assert plots.label(long, made_up).startswith("LongRope(factors=")

@@ -37,7 +37,7 @@ def test_curves_stand_out_in_both_schemes(scheme: int) -> None:
 def test_cells_are_readable_at_every_share() -> None:
     ramp = LinearSegmentedColormap.from_list("shares", style.SHARES)
     fills = [ramp(i / 64)[:3] for i in range(65)]
-    assert min(contrast(style.ink_on(fill), fill) for fill in fills) >= 4.4
+    assert min(contrast(style.ink_on(fill), fill) for fill in fills) >= READABLE
 
 
 def test_colours_can_be_told_apart_by_name() -> None:

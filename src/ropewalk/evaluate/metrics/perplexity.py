@@ -6,6 +6,7 @@ The first token has none.  Everything here is arithmetic on that array.
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def by_prefix(losses: Losses, lengths: Sequence[int]) -> list[float]:
 
 def by_position(losses: Losses, edges: Sequence[int]) -> list[Mean | None]:
     """Mean loss of the tokens in [edges[k], edges[k + 1]), by position; None for a block without losses."""
-    blocks = [span(losses, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    blocks = [span(losses, a, b) for a, b in pairwise(edges)]
     return [mean(block) if len(block) else None for block in blocks]
 
 

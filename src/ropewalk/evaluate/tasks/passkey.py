@@ -8,18 +8,19 @@ the model's first choice is the answer's token at each of its tokens, which is g
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ropewalk.errors import require
-from ropewalk.evaluate.forward import CHUNK, Trunk
+from ropewalk.evaluate.forward import Trunk
 from ropewalk.evaluate.tasks.names import key_names
 
 Tokenize = Callable[[str], list[int]]
 GRID = 8  # lengths and depths of a grid
 BATCH = 512  # tokens of questions in one call
+SPARSE = 48  # tokens that a key line and a little text around it need
 
 
 class Question(NamedTuple):
@@ -58,12 +59,16 @@ class NamedKeys:
 
     length: int
     per_cell: int = 3  # questions in a cell of the grid, where its stretch of text holds as many keys
-    spacing: int = 256  # tokens from one key to the next
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.length >= GRID * self.spacing, "NamedKeys.length", f"at least {GRID * self.spacing}", self.length)
+        require(self.length >= GRID * SPARSE, "NamedKeys.length", f"at least {GRID * SPARSE}", self.length)
         require(self.per_cell > 0, "NamedKeys.per_cell", "positive", self.per_cell)
+
+    @property
+    def spacing(self) -> int:
+        """Tokens from one key to the next: eight keys in the shortest length, or as many as there is room for."""
+        return max(self.length // GRID**2, SPARSE)
 
     def lengths(self) -> list[int]:
         """The lengths at which questions branch."""
@@ -106,13 +111,14 @@ class NamedKeys:
 
 
 def ask_named_keys(
-    model: Any, task: NamedKeys, tokenize: Tokenize, haystack: Sequence[int], chunk: int = CHUNK
+    trunk: Trunk, task: NamedKeys, tokenize: Tokenize, haystack: Sequence[int], skip: Sequence[int] = ()
 ) -> Iterator[list[Answer]]:
-    """Read the document once and yield the answers of each length as the trunk reaches it."""
+    """Read the document once, on an empty trunk, and yield the answers of each length that is not in `skip`."""
     keys = task.keys(tokenize)
     document = task.document(keys, haystack)
-    trunk = Trunk(model, chunk)
     for length in task.lengths():
+        if length in skip:
+            continue
         for _ in trunk.read(document[trunk.length : length], scored=False):
             pass
         asked = task.questions(keys, length)
@@ -191,12 +197,13 @@ def passkey_prompt(key: Key, hay: Sequence[int], length: int) -> list[int]:
     return [*hay[: key.position], *key.line, *hay[key.position : length - len(key.line)]]
 
 
-def ask_passkey(model: Any, task: Passkey, tokenize: Tokenize, chunk: int = CHUNK) -> Iterator[list[Answer]]:
-    """Yield the answers of each key position, all lengths on one trunk of filler."""
+def ask_passkey(trunk: Trunk, task: Passkey, tokenize: Tokenize, skip: Sequence[int] = ()) -> Iterator[list[Answer]]:
+    """Yield the answers of each key position that is not in `skip`, all lengths on one empty trunk of filler."""
     intro = tokenize("There is an important piece of information hidden in a lot of irrelevant text. Find it.\n")
     hay = [*intro, *filler(tokenize, task.length)][: task.length]
-    trunk = Trunk(model, chunk)
     for position, lengths in task.cells().items():
+        if position in skip:
+            continue
         for _ in trunk.read(torch.tensor(hay[trunk.length : position]), scored=False):
             pass
         key = task.key(position, tokenize)

@@ -1,0 +1,334 @@
+"""vLLM, SGLang, llama.cpp: what is written is read back under the engine's own rules, or a note says what is lost."""
+
+import json
+import math
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+from stock import ROTARY, published, scalings, with_scaling
+
+import ropewalk as rw
+from ropewalk import Rotary
+from ropewalk.errors import RopewalkError, UnsupportedError
+from ropewalk.formats import hf, llamacpp, sglang, vllm
+from ropewalk.formats.compare import disagreement
+from ropewalk.formats.engines import ENGINES, engine_files
+from ropewalk.scalings.yarn import mscale
+
+LENGTH = 16384
+LLAMA = {**published("mistral-7b-v0.1"), "model_type": "llama", "max_position_embeddings": 8192, "rope_theta": 5e5}
+
+
+REFUSALS = {
+    vllm: "only for channels paired in halves|DeepSeek class always rounds",
+    sglang: "only for channels paired in halves|DeepSeek class always rounds",
+    llamacpp: "no tensor for divisors per pair|sliding layers",
+}
+
+
+def every(*scaling: Any) -> tuple[Rotary, ...]:
+    """All 32 layers of LLAMA."""
+    return (Rotary(128, 5e5, scaling),) * 32
+
+
+@pytest.mark.parametrize("engine", [vllm, sglang, llamacpp], ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.parametrize("name", ROTARY)
+def test_every_scaling_survives_or_is_refused(engine: ModuleType, name: str) -> None:
+    config = published(name)
+    pairs = next(e for e in hf.read(config) if e != ()).dim // 2
+    refused = {}
+    for scaling in scalings(pairs, 4096):
+        encodings = with_scaling(config, scaling)
+        try:
+            payload, _ = engine.write(encodings, config, LENGTH)
+        except UnsupportedError as error:
+            refused[scaling] = str(error)
+            continue
+        payload = json.loads(json.dumps(payload))
+        assert disagreement(encodings, engine.read(payload, config), LENGTH) is None, scaling
+    assert [why for why in refused.values() if not re.search(REFUSALS[engine], why)] == []
+    if engine is llamacpp and name in ("cohere-r7b", "gpt-oss-20b"):
+        assert len(refused) == len(scalings(pairs, 4096))
+    else:
+        plain = {(), (rw.Linear(2.0),), (rw.NTK(4.0),), (rw.BaseChange(3e6),), (rw.Yarn(4.0, 4096),)}
+        assert not refused.keys() & plain
+
+
+@pytest.mark.parametrize("engine", [vllm, sglang], ids=lambda m: m.__name__.split(".")[-1])
+def test_halves_carry_every_static_scaling_without_loss(engine: ModuleType) -> None:
+    for scaling in scalings(64, 8192):
+        _, notes = engine.write(every(*scaling), LLAMA, LENGTH)
+        assert notes == (), scaling
+
+
+# conversions, row by row
+
+
+def test_linear() -> None:
+    assert rope_of(vllm, rw.Linear(2.0)) == rope_of(sglang, rw.Linear(2.0))
+    assert rope_of(vllm, rw.Linear(2.0)) == {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}
+    assert flags(rw.Linear(2.0)) == "--rope-scaling linear --rope-scale 2 --rope-freq-base 500000 -c 16384"
+
+
+def test_static_ntk_is_another_base() -> None:
+    base = 5e5 * 4.0 ** (128 / 126)
+    for engine in (vllm, sglang):
+        rope = rope_of(engine, rw.NTK(4.0))
+        assert rope["rope_type"] == "default"
+        assert math.isclose(rope["rope_theta"], base, rel_tol=1e-12)
+        alpha = {"rope_type": "dynamic", "alpha": 4.0, "rope_theta": 5e5}
+        name = "rope_parameters" if engine is vllm else "rope_scaling"
+        assert engine.read({name: alpha}, LLAMA) == every(rw.NTK(4.0))
+    words = flags(rw.NTK(4.0)).split()
+    assert words[:2] == ["--rope-scaling", "none"]
+    assert math.isclose(float(words[3]), base, rel_tol=1e-12)
+
+
+def test_plain_yarn() -> None:
+    rule = rw.Yarn(2.0, 8192)
+    for engine in (vllm, sglang):
+        rope = rope_of(engine, rule)
+        assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("yarn", 2.0, 8192)
+    want = "--rope-scaling yarn --rope-scale 2 --yarn-orig-ctx 8192 --yarn-beta-fast 32 --yarn-beta-slow 1 "
+    assert flags(rule) == want + "--rope-freq-base 500000 -c 16384"
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 0.9 * mscale(2.0), 1.25])
+def test_yarn_with_a_fixed_magnitude(magnitude: float) -> None:
+    rule = rw.Yarn(2.0, 8192, magnitude=magnitude)
+    assert rope_of(vllm, rule)["attention_factor"] == magnitude
+    rope = rope_of(sglang, rule)
+    assert math.isclose(rope["attn_factor"], magnitude / (1 + 0.1 * math.log(2)), rel_tol=1e-15)
+    assert not {"attention_factor", "mscale", "mscale_all_dim"} & set(rope)
+    key, value = flags(rule).split()[-3].split("=float:")
+    assert key == "llama.rope.scaling.attn_factor"
+    assert math.isclose(float(value), magnitude / (1 + 0.1 * math.log(2)), rel_tol=1e-15)
+
+
+def test_yarn_without_rounding() -> None:
+    rule = rw.Yarn(2.0, 8192, truncate=False)
+    assert rope_of(vllm, rule)["truncate"] is False
+    assert rope_of(sglang, rule)["truncate"] is False
+    payload, notes = llamacpp.write(every(rule), LLAMA, LENGTH)
+    assert "--rope-scaling none" in " ".join(payload["flags"])
+    assert f"=float:{mscale(2.0)!r}" in " ".join(payload["flags"])
+    assert len(payload["tensors"]["rope_freqs.weight"]) == 64
+    assert len(notes) == 1
+    assert "rope_freqs.weight" in notes[0]
+    qwen = published("qwen3-0.6b")
+    with pytest.raises(UnsupportedError, match="qwen3 has no tensor for divisors per pair"):
+        llamacpp.write((Rotary(128, 1e6, (rule,)),) * 28, qwen, LENGTH)
+
+
+def test_lists_of_divisors() -> None:
+    rule = rw.Rescale(tuple(1 + i / 64 for i in range(64)), 1.1)
+    rope = rope_of(vllm, rule)
+    assert rope["rope_type"] == "longrope"
+    assert (rope["short_mscale"], rope["long_mscale"]) == (1.1, 1.1)
+    # no text may cross the length at which SGLang's table starts anew
+    assert rope_of(sglang, rule)["original_max_position_embeddings"] == LENGTH
+    payload, _ = llamacpp.write(every(rule), LLAMA, LENGTH)
+    assert payload["tensors"]["rope_freqs.weight"] == pytest.approx(rule.factors, rel=1e-14)
+
+
+def test_llama3() -> None:
+    rule = rw.Llama3(8.0, 8192)
+    assert rope_of(vllm, rule) == rope_of(sglang, rule)
+    assert rope_of(vllm, rule)["rope_type"] == "llama3"
+    assert llamacpp.write(every(rule), LLAMA, LENGTH)[0]["tensors"]
+    own = published("llama-3.1-8b")
+    payload, notes = llamacpp.write(hf.read(own), own, 131072)
+    assert (payload["tensors"], notes) == ({}, ())
+
+
+def test_two_lists_keep_their_switch_only_where_the_engine_has_one() -> None:
+    config = published("phi-3-mini-128k")
+    encodings = hf.read(config)
+    for engine in (vllm, sglang, llamacpp):
+        payload, notes = engine.write(encodings, config, 131072)
+        assert len(notes) == 1
+        assert disagreement(encodings, engine.read(payload, config), 131072) is None
+    short = disagreement(encodings, vllm.read(vllm.write(encodings, config, 131072)[0], config), 4096)
+    assert short is not None
+    assert disagreement(encodings, sglang.read(sglang.write(encodings, config, 131072)[0], config), 4096) is None
+
+
+@pytest.mark.parametrize("engine", [vllm, sglang, llamacpp], ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.parametrize("rule", [rw.DynamicNTK(2.0, 8192), rw.DynamicYarn(8192)], ids=repr)
+def test_what_follows_the_length_is_frozen_and_told(engine: ModuleType, rule: Any) -> None:
+    payload, notes = engine.write(every(rule), LLAMA, LENGTH)
+    assert "frozen" in notes[0]
+    assert disagreement(every(rule), engine.read(payload, LLAMA), LENGTH) is None
+
+
+def test_m_rope_moves_the_ramp_of_vllm() -> None:
+    config = {**LLAMA, "model_type": "qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+    payload, notes = vllm.write(every(rw.Yarn(2.0, 8192)), config, LENGTH)
+    assert "M-RoPE" in notes[0]
+    assert payload["rope_parameters"]["mrope_section"] == [16, 24, 24]
+    assert vllm.read(payload, config)[0].scaling[0].trained_length == 4 * 8192
+    assert disagreement(every(rw.Yarn(2.0, 8192)), vllm.read(payload, config), LENGTH) is not None
+    payload, notes = sglang.write(every(rw.Yarn(2.0, 8192)), config, LENGTH)
+    assert notes == ()
+    with pytest.raises(UnsupportedError, match="M-RoPE"):
+        vllm.write(every(rw.NTKByParts(2.0, 8192)), config, LENGTH)
+
+
+def test_a_table_that_ends_early_is_told() -> None:
+    _, notes = vllm.write(every(rw.Yarn(2.0, 4096)), LLAMA, LENGTH)
+    assert notes == ("vLLM's table for YaRN ends at 8192 tokens, before 16384",)
+
+
+def test_a_part_of_a_config_is_overridden_in_place() -> None:
+    config = published("gemma-3-4b")
+    encodings = with_scaling(config, (rw.NTK(2.0),))
+    for engine, name in ((vllm, "rope_parameters"), (sglang, "rope_scaling")):
+        payload, _ = engine.write(encodings, config, 262144)
+        assert set(payload) == {"text_config"}
+        assert set(payload["text_config"]) == {name, "max_position_embeddings"}
+
+
+# reading rules that differ from those of transformers
+
+
+def test_vllm_reads_by_its_own_rules() -> None:
+    def read(config: dict[str, Any] = LLAMA, **rope: Any) -> Any:
+        return vllm.read({"rope_parameters": rope, "max_position_embeddings": LENGTH}, config)[0]
+
+    assert read(rope_type="linear", factor=2.0).base == 10000.0
+    assert read({**published("qwen3-0.6b"), "rope_theta": 5e6}, rope_type="linear", factor=2.0).base == 1e6
+    yarn = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 8192}
+    assert read(**yarn, attn_factor=0.5, extrapolation_factor=2.0) == Rotary(128, 5e5, (rw.Yarn(2.0, 8192),))
+    assert read(**yarn, mscale=0, mscale_all_dim=1.0).spectrum().magnitude == mscale(2.0)
+    dynamic = {"rope_type": "dynamic", "rope_theta": 5e5, "factor": 2.0}
+    assert read(**dynamic).spectrum() == Rotary(128, 5e5).spectrum()
+    assert read(**dynamic, max_trained_positions=8192).scaling == (rw.NTK(3.0),)
+    slowed = {"rope_type": "proportional", "rope_theta": 5e5, "partial_rotary_factor": 0.5, "factor": 4.0}
+    assert read(**slowed).scaling == (rw.Proportional(0.5),)
+    lists = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64, "attention_factor": 3.0, "factor": 9.0}
+    long = read(rope_type="longrope", rope_theta=5e5, original_max_position_embeddings=8192, **lists).scaling[0]
+    assert long.short_factor == (2.0,) * 64
+    assert math.isclose(long.effective_magnitude(), math.sqrt(1 + math.log(2) / math.log(8192)))
+
+
+def test_vllm_computes_deepseeks_magnitude_from_the_weights_alone() -> None:
+    config = published("deepseek-v3")
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "original_max_position_embeddings": 4096}
+    assert vllm.read({"rope_parameters": {**yarn, "attention_factor": 1.5}}, config)[0].spectrum().magnitude == mscale(
+        40
+    )
+    weighed = {**yarn, "mscale": 0.5, "mscale_all_dim": 1.0}
+    got = vllm.read({"rope_parameters": weighed}, config)[0].spectrum().magnitude
+    assert math.isclose(got, mscale(40, 0.5) / mscale(40), rel_tol=1e-15)
+
+
+def test_sglang_reads_by_its_own_rules() -> None:
+    def read(**rope: Any) -> Any:
+        return sglang.read({"rope_scaling": {"rope_theta": 5e5, **rope}, "max_position_embeddings": LENGTH}, LLAMA)[0]
+
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8192}
+    assert read(**yarn, attention_factor=3.0).spectrum().magnitude == mscale(2.0)
+    assert read(**yarn, attn_factor=0.5).spectrum().magnitude == 0.5 * mscale(2.0)
+    assert read(**yarn, mscale=0, mscale_all_dim=1.0).spectrum().magnitude == 1 / mscale(2.0)
+    assert read(rope_type="yarn").scaling[0].factor == 1.0
+    assert read(rope_type="dynamic", factor=3.0).scaling == (rw.NTK(7.0),)
+    with pytest.raises(UnsupportedError, match="rope_theta"):
+        sglang.read({"rope_scaling": yarn}, LLAMA)
+
+
+def test_llamacpp_reads_by_its_own_rules() -> None:
+    def read(line: str, config: dict[str, Any] = LLAMA) -> Any:
+        return llamacpp.read({"flags": line.split(), "tensors": {}}, config)[0]
+
+    unrounded = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096, "truncate": False}
+    config = {**LLAMA, "rope_scaling": {**unrounded, "attention_factor": 1.5}}
+    assert read("", config).spectrum() == Rotary(128, 5e5, (rw.Yarn(2.0, 4096),)).spectrum()
+    yarn = "--rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 4096"
+    assert read(f"{yarn} --yarn-attn-factor 3").spectrum().magnitude == mscale(4.0)
+    assert read("--rope-scaling linear --rope-scale 2 --yarn-attn-factor 3").spectrum().magnitude == 3.0
+    assert read("--rope-scaling linear --rope-freq-scale 0.25").scaling == (rw.Linear(4.0),)
+    assert read("--rope-scaling none", config).spectrum() == Rotary(128, 5e5).spectrum()
+    # the divisors of Llama 3.1 are in the file, whatever the flags say
+    own = published("llama-3.1-8b")
+    baked = hf.read(own)[0].spectrum().inv_freq
+    assert read("--rope-scaling none", own).spectrum().inv_freq == pytest.approx(baked, rel=1e-14)
+    halved = [f / 2 for f in baked]
+    assert read("--rope-scaling linear --rope-scale 2", own).spectrum().inv_freq == pytest.approx(halved, rel=1e-14)
+    # dynamic scaling is dropped by the converter
+    assert read("", {**LLAMA, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}).scaling == ()
+
+
+def test_llamacpp_leaves_sliding_layers_alone() -> None:
+    config = published("gemma-3-1b")
+    everywhere = tuple(Rotary(256, e.base, (rw.Linear(2.0),)) for e in hf.read(config))
+    with pytest.raises(UnsupportedError, match="do not reach layer 0"):
+        llamacpp.write(everywhere, config, LENGTH)
+    with pytest.raises(UnsupportedError, match="magnitude"):
+        llamacpp.write(with_scaling(config, (rw.Yarn(2.0, 8192, magnitude=1.5),)), config, LENGTH)
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="'novel' is not known here"):
+        llamacpp.write(every(), {**LLAMA, "model_type": "novel"}, LENGTH)
+
+
+# files
+
+
+def test_files_for_every_engine() -> None:
+    files = engine_files(every(rw.Yarn(2.0, 8192)), LLAMA, LENGTH)
+    assert set(files) == {"README.md", "vllm.json", "sglang.json", "llamacpp.txt"}
+    for engine in ("vllm", "sglang"):
+        assert ENGINES[engine].read(json.loads(files[f"{engine}.json"]), LLAMA)[0].spectrum().magnitude == mscale(2.0)
+    assert files["llamacpp.txt"] == flags(rw.Yarn(2.0, 8192)) + "\n"
+    assert "--max-model-len 16384" in files["README.md"]
+    assert "Lost: nothing." in files["README.md"]
+
+
+def test_files_say_what_is_lost() -> None:
+    files = engine_files(every(rw.Yarn(2.0, 8192, truncate=False)), LLAMA, LENGTH)
+    assert "rope_freqs.weight" in files["llamacpp.notes.txt"]
+    assert "rope_freqs.weight" in files["README.md"]
+    assert len(json.loads(files["llamacpp.tensors.json"])["rope_freqs.weight"]) == 64
+    config = published("cohere-r7b")
+    files = engine_files(with_scaling(config, (rw.NTKByParts(2.0, 8192),)), config, LENGTH)
+    assert set(files) == {"README.md", "vllm.notes.txt", "sglang.notes.txt", "llamacpp.notes.txt"}
+    assert "cannot be served" in files["vllm.notes.txt"]
+
+
+def test_a_silent_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "read", lambda payload, config: every(rw.Yarn(2.0, 8192, magnitude=1.0)))
+    with pytest.raises(RopewalkError, match=r"vllm would not run.*magnitude of 1 instead of 1\.06931"):
+        engine_files(every(rw.Yarn(2.0, 8192)), LLAMA, LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (every(rw.NTK(2.0)), "layer 0, pair 1 turns by"),
+        (every()[1:], "31 layers instead of 32"),
+        (((),) * 32, r"layer 0 is \(\) instead of Rotary"),
+        ((Rotary(64, 5e5),) * 32, "layer 0 turns 64 channels"),
+        ((Rotary(128, 5e5, pairing="interleaved"),) * 32, "paired interleaved"),
+        (every(rw.Rescale((1 + 2e-6,) * 64)), "layer 0, pair 0"),
+    ],
+    ids=["rates", "count", "nope", "channels", "pairing", "just above the bound"],
+)
+def test_disagreements_are_seen(got: Any, message: str) -> None:
+    assert disagreement(every(), every(), LENGTH) is None
+    assert re.search(message, disagreement(every(), got, LENGTH) or "")
+
+
+def rope_of(engine: ModuleType, rule: Any) -> dict[str, Any]:
+    payload, notes = engine.write(every(rule), LLAMA, LENGTH)
+    assert notes == ()
+    assert payload["max_position_embeddings"] == LENGTH
+    return payload["rope_parameters" if engine is vllm else "rope_scaling"]
+
+
+def flags(rule: Any) -> str:
+    payload, notes = llamacpp.write(every(rule), LLAMA, LENGTH)
+    assert (notes, payload["tensors"]) == ((), {})
+    return " ".join(payload["flags"])
