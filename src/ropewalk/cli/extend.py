@@ -10,13 +10,13 @@ from ropewalk.cli.watch import Screen
 from ropewalk.extend.plan import ExtendRequest
 
 EXAMPLES = """
-Examples:
+Examples, each a line:
 
-  ropewalk extend demo --to 16384                      the demo model, twice its window
+  ropewalk extend demo --to 16384
 
-  ropewalk extend ./my-model --to 65536 --text book.txt     your model, on your text
+  ropewalk extend ./my-model --to 65536 --text book.txt
 
-  ropewalk extend demo --to 16384 --method "Yarn(factor=2.0, trained_length=8192)"     measure one scaling
+  ropewalk extend demo --to 16384 --method "Yarn(factor=2.0, trained_length=8192)"
 
 A run that was interrupted goes on where it stopped when the same command is given again.
 """
@@ -25,7 +25,7 @@ A run that was interrupted goes on where it stopped when the same command is giv
 def extend_command(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, a hub name, a .gguf file, or demo.")],
     to: Annotated[int, typer.Option(help="Tokens that the model shall read.")],
-    out: Annotated[str | None, typer.Option(help="Folder for all results [default: out/MODEL-N].")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for all results; out/MODEL-N if not given.")] = None,
     text: Annotated[str | None, typer.Option(help="Your own text: a file or a folder of text files.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A Hugging Face data set with a column text.")] = None,
     method: Annotated[str | None, typer.Option(help="Measure this one scaling instead of choosing.")] = None,

@@ -209,7 +209,10 @@ def retrieve(run: Run, entrant: Candidate) -> None:
         run.progress.close("retrieval")
         return
     with attached(subject.loaded.model, for_length(entrant.encodings, request.to)):
+        start = time.perf_counter()
         for place, group in zip([t for t in todo if t not in done], groups, strict=True):
-            run.ledger.add({"kind": kind, "name": entrant.name, "at": place, "answers": [list(a) for a in group]})
+            row = {"kind": kind, "name": entrant.name, "at": place, "seconds": time.perf_counter() - start}
+            run.ledger.add(row | {"answers": [list(a) for a in group]})
+            start = time.perf_counter()
             run.watch.at("retrieval", entrant.name, trunk.length, run.progress.at(trunk.length))
     run.progress.close("retrieval")

@@ -48,6 +48,7 @@ def summarise(run: Run, started: float) -> Figures:
         "retrieval": numbers.grids(run.ledger, request.retrieval),
         "spectrum": spectra(subject.field[1], subject.entrant(name) if name else None, track.target),
         "cliff": cliffs,
+        "race_passes": sum(c["search"]["passes"] for c in candidates if c["search"]),
         "protocol": protocol(run),
         "text": {"search": subject.text.source, "held_out": subject.text.source},
         "notes": run.notes,
@@ -99,12 +100,10 @@ def spectra(unmodified: Candidate, chosen: Candidate | None, length: int) -> Fig
 
 
 def stages(run: Run) -> list[Figures]:
-    """Seconds of measurement by stage; retrieval rows carry no time of their own and are left to the total."""
-    return [
-        {"name": name, "seconds": sum(r["seconds"] for r in run.ledger.of(kind))}
-        for name, kind in MEASURED.items()
-        if run.ledger.of(kind)
-    ]
+    """Seconds of measurement by stage, over all rows: those of an interrupted run that was continued count as well."""
+    kinds = MEASURED | {"retrieval": f"retrieval {run.request.retrieval}"}
+    seconds = {name: sum(r["seconds"] for r in run.ledger.of(kind)) for name, kind in kinds.items()}
+    return [{"name": name, "seconds": spent} for name, spent in seconds.items() if spent]
 
 
 def verdict(s: Figures, name: str | None) -> str:

@@ -1,17 +1,20 @@
 """What a run is asked to do, what it will read, and how long that takes on this machine."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ropewalk.attention.prefix import attend_prefix
 from ropewalk.errors import require
 from ropewalk.evaluate.forward import CHUNK, Trunk, prefix_attention
 
 RETRIEVAL = ("named-keys", "passkey", "none")
 PROBE = 512  # tokens of a timed call
+DEPTH = 16  # how many times as long the prefix of a timed attention is
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,29 @@ class Item(NamedTuple):
 
 @torch.inference_mode()
 def measure_pace(model: Any, ids: Tensor) -> Pace:
-    """Time two short calls, one on an empty cache and one on a filled one."""
-    n = max(min(PROBE, len(ids) // 5), 1)
+    """Time one call on an empty cache, and the attention of one layer to a long prefix: what a pass is made of."""
+    config, n = model.config.get_text_config(), min(PROBE, len(ids) - 1)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    like = {"dtype": model.dtype, "device": model.device}
+    q, k = torch.randn(1, heads, n, width, **like), torch.randn(1, groups, DEPTH * n, width, **like)
+    pairs = n * n * (DEPTH - 0.5)
+    layers = config.num_hidden_layers
+    square = layers * fastest(lambda: attend_prefix(q, k, k, width**-0.5)) / pairs / 2
     with prefix_attention(model):
-        taken = [time.perf_counter() for _ in Trunk(model, n).read(ids[: 5 * n])]
-    early, late = taken[1] - taken[0], taken[4] - taken[3]
-    # these two calls read tokens n .. 2n and 4n .. 5n: the squares differ by 3 and by 9 n^2
-    square = max(late - early, 0.0) / (6 * n**2)
-    return Pace(max(early / n - 3 * n * square, 0.0), square)
+        call = fastest(lambda: list(Trunk(model, n).read(ids[:n])))
+    return Pace(max(call / n - square * n, 0.0), square)
+
+
+def fastest(run: Callable[[], object]) -> float:
+    """Seconds of the faster of two runs after a first one that warms up."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def expected(names: list[str], window: int, target: int, request: ExtendRequest) -> list[Item]:
