@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import ropewalk as rw
+from ropewalk.evaluate.metrics.perplexity import by_position, mean, windows
 from ropewalk.formats.pairing import inverse, permutation
 from ropewalk.scalings import bounds
 from ropewalk.scalings.base_change import base_of
@@ -32,12 +34,13 @@ sinusoidal_ hierarchical recurrent_ floater_ multiplicative_ complex_ cnn_ nope_
 t5_ deberta_ tupe_ alibi_ kerple_ sandwich fire_ cope_ urpe su_probe_ swin_ swinv2_
 rope_linear_attention_ rope2d_ rope3d_ rope_tie_ rope_tv_ rope_mixed_ rope_longterm_decay mrope_ lie_ string_ hope_
 xpos_ clex_ logn_ llama4_ rerope_ leaky_ self_extend_ dca_ lm_infinite streaming_ warp_
-self_consistency_ ppl_ loss_per_ longppl longce_
+self_consistency_ longppl longce_
 """.split()
 
 
 class Read(dict[str, Any]):
-    """A dict that knows which of its keys were asked for; "det(shape, s)" becomes the tensor that it stands for."""
+    """A dict that knows which of its keys were asked for; "det(shape, s)" becomes the tensor that it stands for, and
+    "a+b*abs(det(shape, s))" as well, whatever remark in brackets follows it."""
 
     def __init__(self, items: dict[str, Any]) -> None:
         super().__init__(items)
@@ -46,8 +49,15 @@ class Read(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
         value = super().__getitem__(key)
-        call = re.fullmatch(r"det\(\(([\d, ]*)\), *(\S+)\)", value) if isinstance(value, str) else None
-        return det([int(n) for n in call[1].split(",") if n], float(call[2])) if call else value
+        if not isinstance(value, str):
+            return value
+        shifted = re.fullmatch(r"(\S+?)\+(\S+?)\*abs\((det\(.*?\))\)(?: \(.*\))?", value)
+        return float(shifted[1]) + float(shifted[2]) * det_of(shifted[3]).abs() if shifted else det_of(value)
+
+
+def det_of(text: str) -> Any:
+    call = re.fullmatch(r"det\(\(([\d, ]*)\), *(\S+)\)", text)
+    return det([int(n) for n in call[1].split(",") if n], float(call[2])) if call else text
 
 
 def det(shape: list[int], shift: float) -> Tensor:
@@ -176,6 +186,25 @@ def first_negative(p: Read, i: Read) -> list[float]:
     return [at, bounds.score_gap(rates(p), at)]
 
 
+def window_plan(p: Read, i: Read) -> list[list[int]]:
+    plan = windows(p["N"], p["L"], p["S"] if "S" in p else p["L"])
+    return [[w.begin, w.end, w.end - w.scored] for w in plan]
+
+
+def two_means(p: Read, i: Read) -> list[float]:
+    """The perplexity of all tokens, and what the mean of the windows' own means would give instead."""
+    losses, plan = i["nll"].numpy(), list(windows(p["N"], p["L"], p["S"]))
+    scored = [losses[w.scored : w.end] for w in plan]
+    each = [mean(part).loss for part in scored]
+    return [mean(np.concatenate(scored)).perplexity, math.exp(sum(each) / len(each))]
+
+
+def position_blocks(p: Read, i: Read) -> list[float]:
+    # a loss of the file stands at the position that predicts, ours at the token that is predicted
+    blocks = by_position(i["nll"].numpy(), [edge + 1 for edge in p["edges"]])
+    return [block.loss for block in blocks if block]
+
+
 Handler = Callable[[Read, Read], Any]
 # name or prefix -> (what computes it, tolerance); the longest match counts
 HANDLERS: dict[str, tuple[Handler, float]] = {
@@ -220,6 +249,9 @@ HANDLERS: dict[str, tuple[Handler, float]] = {
     "scaling_law_small_bases": (lambda p, i: [bounds.small_bases(n) for n in i["T_tune"]], FLOAT64),
     "rope_base_Bsum": (lambda p, i: [bounds.score_gap(rates(p), m) for m in i["m"]], FLOAT64),
     "rope_base_first_negative": (first_negative, FLOAT64),
+    "ppl_windows_": (window_plan, 0),
+    "ppl_token_vs_window_mean": (two_means, FLOAT64),
+    "loss_per_position_bucket": (position_blocks, FLOAT64),
     # the note of the vector: three rounds of the scan
     "rope_base_lower_bound_coarse": (
         lambda p, i: [bounds.base_lower_bound(p["d"], n, rounds=3) for n in i["L"]],

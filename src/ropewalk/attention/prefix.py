@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ropewalk.tokens import contiguous
+
 flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -35,7 +37,10 @@ def attend_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float, own: Tensor | N
 
 def visible(queries: int, past: int, own: Tensor | None, device: torch.device, window: int | None = None) -> Tensor:
     """Bool[Q, past + Q]: all of the prefix, and of the chunk what `own` allows; with `window`, the last so many."""
-    causal = torch.ones(queries, past + queries, dtype=torch.bool, device=device).tril(past)
-    if own is not None:
-        causal[:, past:] = own
-    return causal if window is None else causal.triu(past - window + 1)
+    own = torch.ones(queries, queries, dtype=torch.bool, device=device).tril() if own is None else own
+    seen = torch.cat((torch.ones(queries, past, dtype=torch.bool, device=device), own), dim=1)
+    if window is None:
+        return seen
+    # blocks of `own` stand side by side in the chunk, but each follows the prefix at once
+    at = torch.cat((contiguous(past).order[0].to(device), past + own.sum(dim=1) - 1))
+    return seen & (at[past:, None] - at < window)

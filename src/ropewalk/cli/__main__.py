@@ -7,10 +7,11 @@ import typer
 from ropewalk.cli.extend import extend_command
 from ropewalk.errors import RopewalkError
 
+INTERRUPTED = 130  # what typer makes of control-C
+
 app = typer.Typer(
     name="ropewalk",
     help="Position encodings for Transformers: extend a pretrained model's context window, and prove it.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
 )
@@ -27,13 +28,17 @@ app.command("extend")(extend_command)
 def main() -> None:
     """Run the command line: exit code 0 done, 1 the answer is no, 2 bad input with one clear line."""
     try:
-        app()
+        # outside this mode typer draws a box around what is wrong, over several lines
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except RopewalkError as error:
         print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        print(f"ropewalk: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    if code == INTERRUPTED:
         print("ropewalk: stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

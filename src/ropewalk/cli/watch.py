@@ -20,15 +20,15 @@ class Screen(Watch):
         self.bar = Progress(
             *columns, TextColumn("{task.description}"), console=self.console, speed_estimate_period=120.0
         )
-        self.task = self.bar.add_task("starting", total=1.0)
+        self.task = self.bar.add_task("starting", start=False, total=1.0)
         self.reading = ""
 
     def __enter__(self) -> Self:
-        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()
 
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False)
@@ -39,6 +39,9 @@ class Screen(Watch):
         self.say(
             f"plan: {', '.join(parts)}; about {max(seconds / 60, 0.1):.1f} minutes on this machine, less if few last"
         )
+        # not before: a request that cannot be carried out leaves one line and no bar
+        self.bar.start()
+        self.bar.start_task(self.task)
 
     def at(self, stage: str, name: str, tokens: int, share: float) -> None:
         if not self.console.is_terminal and f"{stage}: {name}" != self.reading:

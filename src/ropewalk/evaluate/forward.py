@@ -48,15 +48,18 @@ class Trunk:
     def branch(self, questions: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
         """The logits of the last keep[i] tokens of questions[i] (Int[t]), each read as if it alone followed the trunk.
 
-        All questions share one call; none sees another; the trunk is as before afterwards.
+        All questions share one call where our attention runs; none sees another; the trunk is as before afterwards.
         """
+        if len(questions) > 1 and self.model.config._attn_implementation != PREFIX:
+            # another attention would not take a mask of blocks, or not in every layer
+            return [self.branch([q], [n])[0] for q, n in zip(questions, keep, strict=True)]
         sizes = [len(q) for q in questions]
         own = torch.block_diag(*(torch.ones(n, n).tril() for n in sizes)).bool()
         at = torch.cat([contiguous(n, self.length).order[0] for n in sizes])
         ends = torch.tensor(sizes).cumsum(0).tolist()
         wanted = torch.cat([contiguous(n, end - n).order[0] for n, end in zip(keep, ends, strict=True)])
         try:
-            logits = self.forward(torch.cat(list(questions)), (at, own), wanted)
+            logits = self.forward(torch.cat(list(questions)), (at, own) if len(sizes) > 1 else None, wanted)
         finally:
             self.crop()
         return list(logits.split(list(keep)))
@@ -68,18 +71,12 @@ class Trunk:
         out = self.model(
             input_ids=ids[None].to(device),
             position_ids=at[None].to(device),
-            attention_mask=None if apart is None else self.mask(apart[1]).to(device),
+            attention_mask=None if apart is None else apart[1][None, None].to(device),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep if isinstance(keep, int) else keep.to(device),
         )
         return out.logits[0]
-
-    def mask(self, own: Tensor) -> Tensor:
-        """Bool[1, 1, Q, K] for the branch: only its own part where our attention runs, else all of it."""
-        if self.model.config._attn_implementation != PREFIX:
-            own = visible(len(own), self.length, own, own.device)
-        return own[None, None]
 
     def rewind(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""

@@ -1,5 +1,6 @@
 """Results as rows of an append-only file: written and flushed when known, found again after a kill."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -57,8 +58,10 @@ class Ledger:
         part = file.with_suffix(".part")
         try:
             file.parent.mkdir(exist_ok=True)
-            with part.open("wb") as out:
-                np.save(out, losses.astype(np.float32))
+            # numpy does not notice when a disk fills up under a file that it writes itself
+            content = io.BytesIO()
+            np.save(content, losses.astype(np.float32))
+            part.write_bytes(content.getbuffer())
             part.replace(file)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -79,9 +82,12 @@ def read_rows(path: Path) -> list[Row]:
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.splitlines()]
     except ValueError:
-        raise ConfigError(f"{path} is not a file of rows; choose another --out") from None
+        rows = [None]
+    if not all(isinstance(row, dict) and "kind" in row for row in rows):
+        raise ConfigError(f"{path} is not a file of rows; choose another --out")
+    return rows
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

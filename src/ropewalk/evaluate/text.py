@@ -1,7 +1,7 @@
 """Real text as token streams: what a search reads, and held-out text that it never sees."""
 
 import importlib.util
-import pkgutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -48,20 +48,27 @@ class Document(NamedTuple):
 def split_text(source: str, documents: Iterator[Document], tokenize: Callable[[str], list[int]], length: int) -> Text:
     """Fill a search stream of `length` tokens, then a held-out stream that starts with the next document.
 
-    Where one document fills the search stream and more than twice the length remains in it, the held-out stream is
-    its continuation.  Raises ConfigError when the text is too short for both.
+    Where the documents after it are too short, the held-out stream starts with the rest of the document in which the
+    search ended, and `source` says so.  Raises ConfigError when the text is too short for both.
     """
     search: list[int] = []
+    rest: list[int] = []
     held_out: list[int] = []
     for document in documents:
         ids = tokenize(document.content + "\n\n")
-        taken = min(max(length - len(search), 0), len(ids))
+        taken = min(length - len(search), len(ids))
         search += ids[:taken]
-        # the rest of a document that the search saw is held out only if nothing else could be
-        if taken == 0 or len(ids) - taken >= length:
-            held_out += ids[taken:]
+        if taken:
+            rest = ids[taken:]
+        else:
+            held_out += ids
         if len(held_out) >= length:
             return Text(torch.tensor(search), torch.tensor(held_out[:length]), source)
+    # what the search ended in is held out only if nothing else could be
+    held_out = rest + held_out
+    if len(held_out) >= length:
+        continued = f"{source}, where held-out text continues the document in which the search ended"
+        return Text(torch.tensor(search), torch.tensor(held_out[:length]), continued)
     have = len(search) + len(held_out)
     rule = f"at least {2 * length} tokens long, half to search and half held out"
     raise ConfigError(f"text must be {rule}, got {have} tokens from {source}; name more with --text")
@@ -97,9 +104,7 @@ def from_standard_library() -> Iterator[Document]:
 
     for name in sorted(topics):
         yield Document(name, topics[name])
-    spec = importlib.util.find_spec("os")
-    library = Path(spec.origin if spec and spec.origin else pkgutil.__file__).parent
-    for file in sorted(library.glob("*.py")):
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         yield Document(file.name, file.read_text(encoding="utf-8", errors="replace"))
 
 

@@ -33,16 +33,14 @@ def rules(factor: float, window: int) -> list[Rule]:
     The first is read to the end and is the leader that others are measured against, so a good guess saves time.
     LongRope and Rescale need factor lists and dynamic rules are not static: none of them is among these.
     """
-    more = 1 + 1.5 * (factor - 1)
-    gentle = (1 + mscale(factor)) / 2
+    more, gentle = 1 + 1.5 * (factor - 1), (1 + mscale(factor)) / 2
     return [
+        Yarn(factor, window, magnitude=round(gentle, 4)),
         Yarn(factor, window),
-        NTKByParts(factor, window),
-        Yarn(factor, window, magnitude=gentle),
-        Llama3(factor, window),
-        Yarn(more, window),
+        Yarn(more, window, magnitude=round(gentle, 4)),
         Yarn(2 * factor, window),
-        Llama3(2 * factor, window),
+        NTKByParts(factor, window),
+        Llama3(factor, window),
         NTK(factor),
         NTK(more),
         RadixNTK(factor, "old"),

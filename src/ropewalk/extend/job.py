@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ropewalk.errors import require
 from ropewalk.evaluate.document import attached
 from ropewalk.evaluate.forward import Trunk
 from ropewalk.evaluate.run import Ledger, check_writable
@@ -18,7 +17,7 @@ from ropewalk.evaluate.text import Text, documents_from, split_text
 from ropewalk.extend import candidates as field_of
 from ropewalk.extend.candidates import Candidate, reaching_layers
 from ropewalk.extend.plan import ExtendRequest, Item, Progress, expected, measure_pace
-from ropewalk.extend.race import Reader, Reading, Standing, Track, judge, leads
+from ropewalk.extend.race import Reader, Reading, Standing, Track, judge, ranking
 from ropewalk.formats import hf
 from ropewalk.models.load import Loaded, load
 from ropewalk.spectrum import for_length
@@ -114,7 +113,7 @@ def extend(request: ExtendRequest, watch: Watch) -> Run:
     if ledger.find("chosen", "") is None:
         ledger.add({"kind": "chosen", "name": "", "chosen": chosen.name if chosen else None})
     for entrant in [chosen, subject.field[1]]:
-        if entrant is not None and request.retrieval != "none":
+        if entrant is not None:
             retrieve(run, entrant)
     return run
 
@@ -125,8 +124,8 @@ def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
     window = config.max_position_embeddings
     reaching = reaching_layers(config, window)
     rivals = field_of.field(loaded.encodings, window, request.to, reaching, request.method)
-    if request.method:
-        check_writes(loaded, rivals[0], request.to)
+    check_writes(loaded, rivals[0], request.to)
+    task_of(request)
 
     def tokenize(text: str) -> list[int]:
         return loaded.tokenizer(text, add_special_tokens=False).input_ids
@@ -136,9 +135,16 @@ def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
 
 
 def check_writes(loaded: Loaded, candidate: Candidate, length: int) -> None:
-    """Fail before hours of measurement, not after, if a named candidate does not fit the model or a checkpoint."""
+    """Fail before hours of measurement, not after, if a candidate does not fit the model or a checkpoint."""
     with attached(loaded.model, for_length(candidate.encodings, length)):
         hf.write(candidate.encodings, loaded.model.config.to_dict(), length)
+
+
+def task_of(request: ExtendRequest) -> NamedKeys | Passkey | None:
+    """The retrieval that is asked for. Raises ConfigError where the target is too short for its grid."""
+    if request.retrieval == "passkey":
+        return Passkey(request.to, request.seed)
+    return None if request.retrieval == "none" else NamedKeys(request.to, seed=request.seed)
 
 
 def settings(request: ExtendRequest, subject: Subject) -> dict[str, Any]:
@@ -162,21 +168,18 @@ def settings(request: ExtendRequest, subject: Subject) -> dict[str, Any]:
 def race(run: Run) -> list[Candidate]:
     """All entrants along the search text; the finalists, best first, or none that is affordable."""
     track, search = run.subject.track, run.subject.text.search
-    standing, finished = Standing(), dict[str, Reading]()
+    unmodified, order, finished = None, list[str](), dict[str, Reading]()
     for entrant in run.subject.field:
-        reading = run.read("race", entrant, search, standing)
+        leader = finished[order[0]] if order else None
+        reading = run.read("race", entrant, search, Standing(unmodified, leader))
         if entrant.role == "unmodified":
-            standing = standing._replace(unmodified=reading)
-            # the first candidate ran before there was anything to hold its price against
-            finished = {n: r for n, r in finished.items() if not judge(r, standing, track, "candidate")}
-            standing = standing._replace(leader=next(iter(finished.values()), None))
-        if entrant.role == "candidate" and not reading.outcome:
+            unmodified = reading
+        if entrant.role != "truncated" and not reading.outcome:
             finished[entrant.name] = reading
-            if leads(reading, standing, track):
-                standing = standing._replace(leader=reading)
-    affordable = {n: r for n, r in finished.items() if leads(r, standing._replace(leader=None), track)}
-    order = sorted(affordable, key=lambda n: float(affordable[n].between(track.window, track.target).mean()))
-    return [run.subject.entrant(name) for name in order[: run.request.finalists]]
+        # the first candidate ran before there was anything to hold its price against
+        order = ranking(finished, unmodified, track)
+    entrants = [run.subject.entrant(name) for name in order]
+    return [c for c in entrants if c.role == "candidate"][: run.request.finalists]
 
 
 def prove(run: Run, finalists: list[Candidate]) -> Candidate | None:
@@ -185,26 +188,24 @@ def prove(run: Run, finalists: list[Candidate]) -> Candidate | None:
     unmodified = run.read("held-out text", run.subject.field[1], held_out, None)
     run.read("held-out text", run.subject.field[2], held_out, None)
     readings = {c.name: run.read("held-out text", c, held_out, None) for c in finalists}
-    require(all(r.first == 1 for r in [unmodified, *readings.values()]), "readings", "of whole documents", readings)
     if run.request.method:
         return finalists[0]
-    able = [c for c in finalists if leads(readings[c.name], Standing(unmodified), track)]
-    return min(able, key=lambda c: float(readings[c.name].between(track.window, track.target).mean()), default=None)
+    return next((run.subject.entrant(name) for name in ranking(readings, unmodified, track)), None)
 
 
 def retrieve(run: Run, entrant: Candidate) -> None:
     """Fill the retrieval grid of one candidate; a row for every length, or every key position, as it is known."""
-    request, subject = run.request, run.subject
+    request, subject, task = run.request, run.subject, task_of(run.request)
     kind = f"retrieval {request.retrieval}"
     done = [row["at"] for row in run.ledger.of(kind, entrant.name)]
     trunk = Trunk(subject.loaded.model, request.chunk, run.note)
-    if request.retrieval == "passkey":
-        task = Passkey(request.to, request.seed)
+    if isinstance(task, Passkey):
         groups, todo = ask_passkey(trunk, task, subject.tokenize, done), list(task.cells())
-    else:
-        task = NamedKeys(request.to, seed=request.seed)
+    elif task is not None:
         hay = subject.text.search.tolist()
         groups, todo = ask_named_keys(trunk, task, subject.tokenize, hay, done), task.lengths()
+    else:
+        return
     if set(todo) <= set(done):
         run.progress.close("retrieval")
         return

@@ -140,7 +140,7 @@ def protocol(run: Run) -> list[str]:
     track, request = run.subject.track, run.request
     lines = [
         f"Search and held-out text are {track.target:,} tokens each and share no document, "
-        "unless one document alone was given: then the held-out text is its continuation.",
+        "unless the text is too short for that, which its source then says.",
         "Each reading is one pass; every token's loss is kept, and all figures are views on those losses.",
         f"The unmodified model that sees its last {track.window:,} tokens alone reads them at positions from 0 and is "
         f"scored on the last {track.window // 2:,}, with {track.window // 2:,} to {track.window:,} tokens of context.",

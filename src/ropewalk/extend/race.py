@@ -1,7 +1,7 @@
 """Candidates read the search document in turn; one that is clearly out stops where it stands."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,13 +87,11 @@ def percent(nats: float) -> str:
     return f"{100 * math.expm1(nats):.1f} %"
 
 
-def leads(reading: Reading, standing: Standing, track: Track) -> bool:
-    """Whether a finished candidate is the new leader: affordable, and lowest beyond the window."""
-    price = price_of(reading, standing.unmodified, track) if standing.unmodified else None
-    if price and price.loss > math.log1p(track.price):
-        return False
-    ours = mean(reading.between(track.window, track.target)).loss
-    return standing.leader is None or ours < mean(standing.leader.between(track.window, track.target)).loss
+def ranking(finished: Mapping[str, Reading], unmodified: Reading | None, track: Track) -> list[str]:
+    """The affordable among readings of the whole document, lowest loss beyond the window first."""
+    prices = {name: price_of(r, unmodified, track) if unmodified else None for name, r in finished.items()}
+    able = [n for n, price in prices.items() if price is None or price.loss <= math.log1p(track.price)]
+    return sorted(able, key=lambda n: mean(finished[n].between(track.window, track.target)).loss)
 
 
 class Reader:

@@ -7,7 +7,7 @@ from typing import Any
 from ropewalk.evaluate.metrics.accuracy import wilson
 from ropewalk.evaluate.metrics.perplexity import Losses, Mean, mean, paired
 from ropewalk.evaluate.run import Ledger, Row
-from ropewalk.evaluate.tasks.passkey import GRID, Answer
+from ropewalk.evaluate.tasks.passkey import Answer
 from ropewalk.extend.candidates import Candidate
 from ropewalk.extend.race import CLEAR, Reading, Track, price_of
 
@@ -124,11 +124,10 @@ def grids(ledger: Ledger, retrieval: str) -> Figures | None:
     """Found and asked by length and depth for every candidate that was asked."""
     rows = ledger.of(f"retrieval {retrieval}")
     answers = {name: [Answer(*a) for r in rows if r["name"] == name for a in r["answers"]] for name in names_of(rows)}
-    if not answers:
-        return None
     every = [a for given in answers.values() for a in given]
+    if not every:
+        return None
     lengths, depths = sorted({a.length for a in every}), sorted({a.depth for a in every})
-    assert len(depths) == GRID
     grid = {
         name: [[share([a for a in given if (a.length, a.depth) == (n, d)]) for d in depths] for n in lengths]
         for name, given in answers.items()

@@ -7,7 +7,7 @@ from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import hf
 from ropewalk.formats.families import with_defaults
-from ropewalk.scalings import DynamicNTK, Yarn
+from ropewalk.scalings import Yarn
 from ropewalk.scalings.yarn import mscale
 from ropewalk.spectrum import Adapts, Scaling
 
@@ -44,9 +44,8 @@ class Converted(NamedTuple):
 
     @property
     def rule(self) -> Scaling | Adapts | None:
-        """The one scaling of a published config; the converter drops a dynamic one."""
-        rule = next(iter(self.own.scaling), None)
-        return None if isinstance(rule, DynamicNTK) else rule
+        """The one scaling that a config can have."""
+        return next(iter(self.own.scaling), None)
 
     def yarn_magnitude(self, factor: float) -> float:
         """What llama.cpp makes of a factor by itself, whatever --yarn-attn-factor says."""

@@ -105,7 +105,7 @@ def rope_fields(
         return {}
     if "original_max_position_embeddings" in text and "original_max_position_embeddings" in rope:
         fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-    scaling = rope if rope["rope_type"] != "default" else None
+    scaling = dict(rope) if rope["rope_type"] != "default" else None
     base = {"rotary_emb_base" if "rotary_emb_base" in text else "rope_theta": rope["rope_theta"]}
     return {**fields, **base, "rope_scaling": scaling, "rope_parameters": rope}
 
@@ -200,7 +200,9 @@ def rotating(config: Mapping[str, Any], kinds: list[str]) -> list[bool]:
 
 def rope_of(config: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
     """The rope parameters of the layers of one type."""
-    given, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    given, scaling = (config.get(name) or {} for name in ("rope_parameters", "rope_scaling"))
+    for rope in (given, scaling):
+        require(isinstance(rope, Mapping), "rope_parameters", "a JSON object", rope)
     full_only = config.get("model_type") in SCALES_FULL_ONLY
     if is_nested(given):
         if kind not in given:

@@ -15,6 +15,7 @@ from ropewalk.formats import hf
 from ropewalk.formats.converted import Converted, converted
 from ropewalk.formats.write_rope import fold, per_pair, settle
 from ropewalk.scalings import Linear, Llama3, LongRope, Rescale, Yarn
+from ropewalk.scalings.yarn import mscale
 from ropewalk.spectrum import for_length
 
 ATTN_FACTOR = "rope.scaling.attn_factor"
@@ -45,10 +46,19 @@ def write(
         notes.append(f"flags cannot hold divisors per pair: the GGUF must have them as {', '.join(model.tensors)}")
     if any(isinstance(rule, LongRope) and rule.short_factor != rule.long_factor for rule in e.scaling):
         notes.append("llama.cpp takes the long divisors for texts of every length once -c exceeds the original")
-    if model.log_weight and hf.softmax_factor(e) != hf.softmax_factor(model.own):
-        notes.append("llama.cpp keeps the factor on the softmax scale that the GGUF was converted with")
+    notes += softmax_notes(e, flags, model)
     tensors = {name: list(divisors) for name in model.tensors} if divisors else {}
     return {"flags": [*flags, "-c", str(length)], "tensors": tensors}, tuple(notes)
+
+
+def softmax_notes(e: Rotary, flags: list[str], model: Converted) -> list[str]:
+    """DeepSeek's factor on the softmax scale follows --rope-scale and a weight in the GGUF: say so if it is not that
+    of the encoding."""
+    stretch = float(flags[flags.index("--rope-scale") + 1]) if "--rope-scale" in flags else 1.0
+    wanted, got = hf.softmax_factor(e), mscale(stretch, model.log_weight) ** 2
+    if math.isclose(wanted, got, rel_tol=1e-9):
+        return []
+    return [f"llama.cpp's factor on the softmax scale (mscale_all_dim) is {got:.6g} instead of {wanted:.6g}"]
 
 
 def reached(encodings: Sequence[hf.Layer], model: Converted) -> Rotary:

@@ -8,7 +8,7 @@ from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import hf
 from ropewalk.formats.families import with_defaults
-from ropewalk.formats.read_rope import Frame, read_rope
+from ropewalk.formats.read_rope import Frame, read_rope, rope_type
 from ropewalk.formats.write_rope import TYPES
 from ropewalk.scalings import LongRope, Proportional
 from ropewalk.scalings.yarn import mscale
@@ -59,7 +59,9 @@ def read_layers(text: Mapping[str, Any], translate: Callable[[Rope, Frame], Rope
 
     def one(kind: str, rope: Mapping[str, Any]) -> Rotary:
         frame = hf.frame_of(text, kind)._replace(alpha=True)
-        return read_rope(translate(dict(rope), frame), frame)
+        # `type` is the name of earlier releases
+        named = {**rope, "rope_type": rope_type(rope)}
+        return read_rope(translate(named, frame), frame)
 
     return hf.each_layer(text, one)
 

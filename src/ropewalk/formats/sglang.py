@@ -77,7 +77,7 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
     length = frame.length or 0
     stretch, original = rope.get("factor", 1.0), rope.get("original_max_position_embeddings", length)
     lengths = {"original_max_position_embeddings": original, "factor": stretch}
-    match rope.get("rope_type", rope.get("type")):
+    match rope["rope_type"]:
         case "linear":
             return {**pick(rope), "factor": stretch}
         case "llama3":

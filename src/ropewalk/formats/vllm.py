@@ -106,7 +106,7 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
     """vLLM's reading of a dict, spelled for transformers; keys that vLLM drops are dropped."""
     length = frame.length or 0
     original = rope.get("original_max_position_embeddings", length)
-    match rope.get("rope_type", rope.get("type", "default")):
+    match rope["rope_type"]:
         case "linear":
             return pick(rope, "factor")
         case "llama3":
@@ -120,11 +120,11 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
             known = pick(rope, "factor", *"beta_fast beta_slow mscale mscale_all_dim attention_factor truncate".split())
             stretch = M_ROPE_STRETCH if "mrope_section" in rope else 1
             return {**known, "original_max_position_embeddings": original * stretch}
-        case "longrope" | "su":
+        case "longrope":
             chosen = rope["long_factor" if length > original else "short_factor"]
             lists = {"short_factor": chosen, "long_factor": chosen, "original_max_position_embeddings": original}
             magnitude = longrope_magnitude(rope, length, original)
-            return {**pick(rope), "rope_type": "longrope", **lists, "attention_factor": magnitude}
+            return {**pick(rope), **lists, "attention_factor": magnitude}
         case "dynamic" if "alpha" in rope:
             return pick(rope, "alpha")
         case "dynamic":

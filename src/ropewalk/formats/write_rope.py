@@ -58,8 +58,7 @@ def native(base: float, rules: tuple[Scaling | Adapts, ...], place: Place, e: Ro
             return {"rope_type": "default"}
         case (Linear(factor),):
             return {"rope_type": "linear", "factor": factor}
-        # transformers takes max_position_embeddings for the trained length
-        case (DynamicNTK(factor, trained),) if trained == place.length:
+        case (DynamicNTK(factor),):
             return {"rope_type": "dynamic", "factor": factor}
         # transformers 5.23 overlooks a nested `truncate`
         case (Yarn(ramp="index") as yarn,) if yarn.truncate or not place.nested:
@@ -125,7 +124,8 @@ def trained_length(e: Rotary) -> int | None:
 def settle(e: Rotary, length: int, types: frozenset[str]) -> tuple[Rotary, str | None]:
     """The encoding without rules that follow the length, as it is at `length`, and a note of what that costs.
 
-    What a config can leave to the reader stays: LongRope alone, and DynamicNTK where `length` is its trained length.
+    What a config can leave to the reader stays: LongRope alone, and DynamicNTK where `length` is its trained length,
+    for which transformers takes max_position_embeddings.
     """
     fixed = for_length(e, length)
     match e.scaling:

@@ -106,6 +106,7 @@ def scalings(pairs: int, trained: int) -> list[tuple[Any, ...]]:
         (rw.Linear(2.0), rw.Yarn(2.0, trained)),
         (rw.Llama3(8.0, trained), rw.Yarn(2.0, 2 * trained, magnitude=1.2)),
         (rw.Yarn(2.0, trained), rw.Yarn(2.0, 2 * trained)),
+        (rw.Proportional(0.5),),
         (rw.Proportional(0.5), rw.Linear(2.0)),
     ]
 

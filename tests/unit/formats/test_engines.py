@@ -21,6 +21,7 @@ LENGTH = 16384
 LLAMA = {**published("mistral-7b-v0.1"), "model_type": "llama", "max_position_embeddings": 8192, "rope_theta": 5e5}
 
 
+OUTSIDE = ("cohere-r7b", "gpt-oss-20b")  # models whose sliding layers llama.cpp's flags do not reach
 REFUSALS = {
     vllm: "only for channels paired in halves|DeepSeek class always rounds",
     sglang: "only for channels paired in halves|DeepSeek class always rounds",
@@ -49,7 +50,7 @@ def test_every_scaling_survives_or_is_refused(engine: ModuleType, name: str) -> 
         payload = json.loads(json.dumps(payload))
         assert disagreement(encodings, engine.read(payload, config), LENGTH) is None, scaling
     assert [why for why in refused.values() if not re.search(REFUSALS[engine], why)] == []
-    if engine is llamacpp and name in ("cohere-r7b", "gpt-oss-20b"):
+    if engine is llamacpp and name in OUTSIDE:
         assert len(refused) == len(scalings(pairs, 4096))
     else:
         plain = {(), (rw.Linear(2.0),), (rw.NTK(4.0),), (rw.BaseChange(3e6),), (rw.Yarn(4.0, 4096),)}
@@ -150,6 +151,8 @@ def test_two_lists_keep_their_switch_only_where_the_engine_has_one() -> None:
         payload, notes = engine.write(encodings, config, 131072)
         assert len(notes) == 1
         assert disagreement(encodings, engine.read(payload, config), 131072) is None
+    allocated, _ = llamacpp.write(encodings, config, 4096)
+    assert disagreement(encodings, llamacpp.read(allocated, config), 4096) is None
     short = disagreement(encodings, vllm.read(vllm.write(encodings, config, 131072)[0], config), 4096)
     assert short is not None
     assert disagreement(encodings, sglang.read(sglang.write(encodings, config, 131072)[0], config), 4096) is None
@@ -161,6 +164,33 @@ def test_what_follows_the_length_is_frozen_and_told(engine: ModuleType, rule: An
     payload, notes = engine.write(every(rule), LLAMA, LENGTH)
     assert "frozen" in notes[0]
     assert disagreement(every(rule), engine.read(payload, LLAMA), LENGTH) is None
+
+
+def test_types_that_the_engines_read_otherwise_are_avoided() -> None:
+    for engine, name in ((vllm, "rope_parameters"), (sglang, "rope_scaling")):
+        payload, notes = engine.write(every(rw.DynamicNTK(2.0, LENGTH)), LLAMA, LENGTH)
+        assert (payload[name]["rope_type"], len(notes)) == ("default", 1)
+        slowed = every(rw.Proportional(0.5, 2.0))
+        payload, notes = engine.write(slowed, LLAMA, LENGTH)
+        assert (payload[name]["rope_type"], notes) == ("longrope", ())
+        assert disagreement(slowed, engine.read(payload, LLAMA), LENGTH) is None
+
+
+@pytest.mark.parametrize("engine", [vllm, sglang, llamacpp], ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.parametrize("name", ROTARY)
+def test_without_overrides_published_models_mean_the_same(engine: ModuleType, name: str) -> None:
+    config = published(name)
+    if engine is llamacpp and name in OUTSIDE:
+        with pytest.raises(UnsupportedError, match="sliding layers"):
+            llamacpp.read({"flags": []}, config)
+    else:
+        assert disagreement(hf.read(config), engine.read({"flags": []}, config), 131072) is None
+
+
+def test_vllm_merges_into_a_part_of_a_config() -> None:
+    ropes = {"full_attention": {"rope_type": "linear", "factor": 4.0}}
+    got = vllm.read({"text_config": {"rope_parameters": ropes}}, published("gemma-3-4b"))
+    assert got[4:6] == (Rotary(256, 1e4), Rotary(256, 1e6, (rw.Linear(4.0),)))
 
 
 def test_m_rope_moves_the_ramp_of_vllm() -> None:
@@ -234,6 +264,9 @@ def test_sglang_reads_by_its_own_rules() -> None:
     assert read(**yarn, mscale=0, mscale_all_dim=1.0).spectrum().magnitude == 1 / mscale(2.0)
     assert read(rope_type="yarn").scaling[0].factor == 1.0
     assert read(rope_type="dynamic", factor=3.0).scaling == (rw.NTK(7.0),)
+    own = published("deepseek-v3")
+    unrounded = {**own["rope_scaling"], "rope_type": "yarn", "rope_theta": 1e4, "truncate": False}
+    assert sglang.read({"rope_scaling": unrounded}, own)[0].scaling[0].truncate is True
     with pytest.raises(UnsupportedError, match="rope_theta"):
         sglang.read({"rope_scaling": yarn}, LLAMA)
 
@@ -267,6 +300,19 @@ def test_llamacpp_leaves_sliding_layers_alone() -> None:
         llamacpp.write(everywhere, config, LENGTH)
     with pytest.raises(UnsupportedError, match="magnitude"):
         llamacpp.write(with_scaling(config, (rw.Yarn(2.0, 8192, magnitude=1.5),)), config, LENGTH)
+
+
+def test_llamacpp_keeps_deepseeks_weight() -> None:
+    config = published("deepseek-v3")
+
+    def notes(rule: rw.Yarn) -> tuple[str, ...]:
+        return llamacpp.write((Rotary(64, 1e4, (rule,), "interleaved"),) * 61, config, 163840)[1]
+
+    assert notes(rw.Yarn(20.0, 4096, mscale=1.0, mscale_all_dim=1.0)) == ()
+    lost = "llama.cpp's factor on the softmax scale (mscale_all_dim) is 1.68889 instead of 1"
+    assert notes(rw.Yarn(20.0, 4096)) == (lost,)
+    plain = {**config, "rope_scaling": {**config["rope_scaling"], "mscale": None, "mscale_all_dim": None}}
+    assert llamacpp.read({"flags": []}, plain)[0].spectrum().magnitude == mscale(40.0)
 
 
 def test_an_unknown_architecture_is_refused() -> None:

@@ -109,6 +109,12 @@ def test_layers_without_positions() -> None:
     assert read({**LLAMA, "layer_types": kinds, "rope_parameters": nested}) == ((), Rotary(16, 5e4))
 
 
+def test_where_both_generations_are_given_the_old_one_wins(tmp_path: Path) -> None:
+    config = {**llama(rope_type="linear", factor=2.0), "rope_scaling": {"type": "linear", "factor": 4.0}}
+    assert read(config)[0].scaling == (Linear(4.0),)
+    assert_same(read(config)[0], load(config, tmp_path), 0, 64)
+
+
 def test_nested_truncate_counts() -> None:
     rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "truncate": False}
     full = {**rope, "original_max_position_embeddings": 64}
@@ -149,9 +155,9 @@ def test_proportional_keeps_the_exponents_of_the_whole_head() -> None:
         ({"rope_type": "yarm", "factor": 2.0}, "rope_type 'yarm' .*did you mean 'yarn'"),
         ({"rope_type": "yarn", "factor": 2.0, "beta_fsat": 32}, "'beta_fsat' is not known; did you mean 'beta_fast'"),
         ({"rope_type": "yarn", "factor": 2.0, "attn_factor": 0.9}, "'attn_factor'.*did you mean 'attention_factor'"),
-        ({"rope_type": "linear", "factor": -4.0}, "factor must be .*got -4.0"),
+        ({"rope_type": "linear", "factor": -4.0}, "rope parameter factor must be .*got -4.0"),
         ({"rope_type": "linear", "factor": "2"}, "factor must be .*got '2'"),
-        ({"rope_type": "linear", "factor": 0.5}, "factor must be .*at least 1.*got 0.5"),
+        ({"rope_type": "linear", "factor": 0.5}, "rope parameter factor must be .*at least 1.*got 0.5"),
         ({"rope_type": "linear"}, "factor must be .*got None"),
         ({"rope_type": "yarn"}, "factor must be .*got None"),
         ({"rope_type": "dynamic", "factor": None}, "factor must be .*got None"),
@@ -169,6 +175,11 @@ def test_a_bad_value_is_named(rope: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         read(llama(**rope))
     assert "\n" not in str(caught.value)
+
+
+def test_rope_parameters_are_an_object() -> None:
+    with pytest.raises(ConfigError, match="rope_parameters must be a JSON object, got 'linear'"):
+        read({**LLAMA, "rope_scaling": "linear"})
 
 
 def test_a_layer_type_without_parameters_is_named() -> None:

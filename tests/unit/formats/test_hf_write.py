@@ -119,6 +119,15 @@ def test_adaptive_rules() -> None:
     assert for_length(read(same)[0], 100) == for_length(Rotary(128, 5e5, (long,)), 100)
 
 
+def test_a_length_beside_the_dict_follows(tmp_path: Path) -> None:
+    config = published("phi-3-mini-128k")
+    e = Rotary(96, 1e4, (rw.LongRope((1.0,) * 48, (2.0,) * 48, 8192, factor=2.0),))
+    stock = load(write((e,) * 32, config, 16384)[0], tmp_path)
+    assert stock.original_max_position_embeddings == 8192
+    for length in (5000, 10000):
+        assert_same(e, stock, 0, length)
+
+
 def test_a_changed_softmax_factor_is_told() -> None:
     config = published("deepseek-v3")
     plain = tuple(Rotary(64, 1e4, (rw.Yarn(40.0, 4096),), "interleaved") for _ in range(61))

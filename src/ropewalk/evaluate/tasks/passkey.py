@@ -78,11 +78,15 @@ class NamedKeys:
         """The key lines in the order of the text, each said twice."""
         rng = random.Random(self.seed)
         count = self.length // self.spacing
-        keys = []
+        keys: list[Key] = []
+        end = 0
         for i, name in enumerate(key_names(count, rng)):
             value = str(rng.randrange(10000, 100000))
             line = tokenize(f"\n{name}: {value}. {name}: {value}.\n")
-            keys.append(Key(i * self.spacing + self.spacing // 2, line, tokenize(f"\n{name}:"), tokenize(f" {value}")))
+            # a tokenizer of characters makes lines that are longer than the space between two
+            place = max(i * self.spacing + self.spacing // 2, end)
+            end = place + len(line)
+            keys.append(Key(place, line, tokenize(f"\n{name}:"), tokenize(f" {value}")))
         return keys
 
     def document(self, keys: Sequence[Key], haystack: Sequence[int]) -> Tensor:
@@ -153,7 +157,7 @@ class Passkey:
     """One key per document of repeated filler, eight lengths that double and eight depths.
 
     A depth is an eighth of the length, so keys of different lengths lie at the same places: the filler before a key
-    is read once for all, and a document once for all lengths that cut it.
+    is read once for all, and a document once for all lengths that cut it.  A length counts the filler.
     """
 
     length: int  # the longest
@@ -193,8 +197,8 @@ def filler(tokenize: Tokenize, length: int) -> list[int]:
 
 
 def passkey_prompt(key: Key, hay: Sequence[int], length: int) -> list[int]:
-    """One document of `length` tokens with the key in it, before the question."""
-    return [*hay[: key.position], *key.line, *hay[key.position : length - len(key.line)]]
+    """One document of `length` tokens of filler with the key line laid in, before the question."""
+    return [*hay[: key.position], *key.line, *hay[key.position : length]]
 
 
 def ask_passkey(trunk: Trunk, task: Passkey, tokenize: Tokenize, skip: Sequence[int] = ()) -> Iterator[list[Answer]]:
