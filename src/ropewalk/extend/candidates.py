@@ -31,19 +31,17 @@ def rules(factor: float, window: int) -> list[Rule]:
     """Method x factor x magnitude for a window that grows by `factor`, the usually best first.
 
     The first is read to the end and is the leader that others are measured against, so a good guess saves time.
-    LongRope and Rescale need factor lists and dynamic rules are not static: none of them is among these.
+    BaseChange and the oldest RadixNTK are NTK with another factor; LongRope and Rescale need factor lists.
     """
-    more, gentle = 1 + 1.5 * (factor - 1), (1 + mscale(factor)) / 2
+    gentle = round((1 + mscale(factor)) / 2, 4)
     return [
-        Yarn(factor, window, magnitude=round(gentle, 4)),
+        Yarn(factor, window, magnitude=gentle),
         Yarn(factor, window),
-        Yarn(more, window, magnitude=round(gentle, 4)),
-        Yarn(2 * factor, window),
         NTKByParts(factor, window),
         Llama3(factor, window),
         NTK(factor),
-        NTK(more),
-        RadixNTK(factor, "old"),
+        Yarn(2 * factor, window),
+        NTK(2 * factor),
         RadixNTK(factor, "mixed"),
         RadixNTK(factor, "fixed"),
         Linear(factor),

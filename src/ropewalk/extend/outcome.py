@@ -150,8 +150,8 @@ def protocol(run: Run) -> list[str]:
     if not request.method:
         lines.append(
             f"A candidate left the race once it was clearly, by 3 standard errors, over {request.price:.1%} dearer "
-            "inside the window or behind the leader beyond it; the best "
-            f"{request.finalists} met on held-out text, where the better one was chosen."
+            "inside the window or behind the leader beyond it, or could not be 1 % better; at most "
+            f"{request.finalists} met on held-out text, where the best was chosen."
         )
     if request.retrieval == "named-keys":
         lines.append(

@@ -15,6 +15,7 @@ from ropewalk.extend.candidates import Candidate
 from ropewalk.spectrum import for_length
 
 CLEAR = 3.0  # standard errors of a paired difference
+EVEN = math.log1p(0.01)  # nats: less is no reason to prefer one scaling to another
 LEAST = 4 * RUN  # tokens before a difference can be judged
 
 
@@ -69,7 +70,8 @@ def judge(reading: Reading, standing: Standing, track: Track, role: str) -> Read
     """The reading with its outcome if it should stop, or None to go on.
 
     A candidate is out inside the window if it is clearly dearer than the price limit against the unmodified model;
-    anything is out beyond the window if it is clearly behind the leader on the same tokens.
+    anything is out beyond the window if it is clearly behind the leader on the same tokens, and a candidate also if it
+    clearly cannot be better by more than one percent.
     """
     if standing.unmodified is not None and role == "candidate":
         price = price_of(reading, standing.unmodified, track)
@@ -79,6 +81,8 @@ def judge(reading: Reading, standing: Standing, track: Track, role: str) -> Read
         gap = gap_to(reading, standing.leader, track)
         if gap and gap.loss - CLEAR * gap.se > 0:
             return reading._replace(outcome="behind", reason=f"{percent(gap.loss)} behind the leader beyond the window")
+        if gap and role == "candidate" and gap.loss - CLEAR * gap.se > -EVEN:
+            return reading._replace(outcome="no better", reason=f"cannot beat the leader by {percent(EVEN)}")
     return None
 
 

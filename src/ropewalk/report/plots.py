@@ -20,7 +20,7 @@ from ropewalk.report import style
 from ropewalk.report.style import RC, Summary, colour
 from ropewalk.report.tables import baseline, chosen, contenders, perplexity, pooled, role, subject
 
-STOPPED = ("priced out", "behind")
+STOPPED = ("priced out", "behind", "no better")
 
 
 @rc_context(RC)

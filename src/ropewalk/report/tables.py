@@ -17,6 +17,7 @@ OUTCOMES = {
     "finalist": "finalist",
     "priced out": "priced out",
     "behind": "fell behind",
+    "no better": "no better than the leader",
     "baseline": "baseline",
     "finished": "finished",
 }
