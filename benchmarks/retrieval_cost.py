@@ -1,10 +1,10 @@
 """Two retrieval grids of 8 lengths x 8 depths, against a plain pass over the longest and against naive reading.
 
 First, in float32: a grid of named keys over a short document, and those cells of the classical passkey grid that are
-short, must be what greedy generation from each whole prompt gives, cell by cell.  Then the named-keys grid is timed against
-a pass that only reads the same document (goal: 1.2), and both grids are run on a trunk that counts tokens, against
-reading every cell's prompt anew (goal for passkey: half).  The shorter the document, the more its questions weigh; at
-16,384 tokens they are few.
+short, must be what greedy generation from each whole prompt gives, cell by cell.  Then the named-keys grid is timed
+against a pass that only reads the same document (goal: 1.2), and both grids are run on a trunk that counts tokens,
+against reading every prompt anew (goal for passkey: half).  The number of questions hardly grows with the document, so
+the shorter it is, the more they weigh: a short run misses the goal.
 
     python benchmarks/retrieval_cost.py --length 16384
 """

@@ -53,7 +53,9 @@ def parameters(path: str, tree: ast.Module) -> Iterator[str]:
     for f in functions(tree):
         named = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
         count = len(named) - (named[:1] in (["self"], ["cls"]))
-        if count > PARAMETERS:
+        # the parameters of a command are its options, and those are the fields of its request
+        command = path.startswith("cli/") and f.name.endswith("_command")
+        if count > PARAMETERS and not command:
             yield f"{f.name} has {count} parameters"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,6 +41,7 @@ def extend_command(
     """Find the position scaling that lets MODEL read N tokens, prove it, and write what engines need."""
     from ropewalk.extend.job import extend
     from ropewalk.extend.outcome import deliver, summarise
+    from ropewalk.report.page import write_report
 
     folder = out or f"out/{model.rstrip('/').rsplit('/', 1)[-1]}-{to}"
     request = ExtendRequest(
@@ -49,6 +51,7 @@ def extend_command(
     with Screen() as screen:
         run = extend(request, screen)
         summary = deliver(run, summarise(run, started))
+        write_report(summary, Path(folder))
     screen.result(summary, folder)
     if as_json:
         print(json.dumps(summary))

@@ -18,7 +18,6 @@ from ropewalk.extend.job import Run
 from ropewalk.extend.summary import Figures, Names
 from ropewalk.formats.engines import engine_files
 from ropewalk.models.save import save_extended
-from ropewalk.report.page import write_report
 from ropewalk.spectrum import for_length
 
 MEASURED = {"race": "race", "held-out text": "held-out-text"}
@@ -172,12 +171,10 @@ def peak_memory() -> int:
 
 
 def deliver(run: Run, summary: Figures) -> Figures:
-    """Write the checkpoint and engine files if something was gained, then the summary and the report."""
+    """Write the checkpoint and engine files if something was gained, then the summary; it is complete when returned."""
     out = Path(run.request.out)
     try:
-        if summary["gained"]:
-            summary = summary | ship(run, summary, out)
-        write_report(summary | {"deploy": summary.get("deploy", [])}, out)
+        summary = summary | (ship(run, summary, out) if summary["gained"] else {"deploy": []})
         part = out / "summary.json.part"
         part.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(out / "summary.json")

@@ -15,7 +15,7 @@ from parity.tiny_models import tiny, words
 from ropewalk import Linear, Rotary
 from ropewalk.extend import job
 from ropewalk.extend.candidates import Candidate
-from ropewalk.extend.race import CLEAR, LEAST, Reader, Reading, Standing, Track, gap_to, judge, price_of, ranking
+from ropewalk.extend.race import CLEAR, EVEN, LEAST, Reader, Reading, Standing, Track, gap_to, judge, price_of, ranking
 
 # windows of whole runs of 64 losses: 16 runs inside, 16 beyond
 TRACK = Track(window=1025, target=2049, price=0.04)
@@ -80,20 +80,31 @@ def test_a_candidate_is_out_inside_when_it_is_clearly_over_the_price(errors: flo
         assert found.losses is dear.losses
 
 
-@pytest.mark.parametrize(("errors", "out"), [(CLEAR - 0.01, False), (CLEAR + 0.01, True), (-5.0, False)])
 @pytest.mark.parametrize("role", ["candidate", "unmodified", "truncated"])
-def test_anything_is_out_beyond_when_it_is_clearly_behind(errors: float, out: bool, role: str) -> None:
-    behind = reading(wavering(errors * ERROR, WAVE))
-    found = judge(behind, Standing(unmodified=behind, leader=reading(0.0)), TRACK, role)
-    assert (found is not None) == out
-    if found:
-        assert found.outcome == "behind"
-        assert found.reason == f"{100 * math.expm1(errors * ERROR):.1f} % behind the leader beyond the window"
+@pytest.mark.parametrize(
+    ("difference", "outcomes"),
+    [
+        ((CLEAR + 0.01) * ERROR, {"candidate": "behind", "unmodified": "behind", "truncated": "behind"}),
+        ((CLEAR - 0.01) * ERROR, {"candidate": "no better"}),
+        (CLEAR * ERROR - EVEN + 1e-4, {"candidate": "no better"}),
+        (CLEAR * ERROR - EVEN - 1e-4, {}),
+        (-5.0 * ERROR, {}),
+    ],
+)
+def test_beyond_the_window_it_is_the_leader_that_counts(difference: float, outcomes: dict[str, str], role: str) -> None:
+    """Clearly behind, everyone is out; a candidate also when it clearly cannot win by a hundredth."""
+    late = reading(wavering(difference, WAVE))
+    found = judge(late, Standing(unmodified=late, leader=reading(0.0)), TRACK, role)
+    assert (found.outcome if found else None) == outcomes.get(role)
+    if found and found.outcome == "behind":
+        assert found.reason == f"{100 * math.expm1(difference):.1f} % behind the leader beyond the window"
+    elif found:
+        assert found.reason == "cannot beat the leader by 1.0 %"
 
 
 def test_what_was_lost_inside_the_window_does_not_count_beyond() -> None:
     """Within the price there, and better than the leader here."""
-    mixed = np.concatenate((np.full(1024, 0.03), np.full(1024, -0.001)))
+    mixed = np.concatenate((np.full(1024, 0.03), np.full(1024, -0.02)))
     assert judge(reading(mixed), Standing(reading(0.0), reading(0.0)), TRACK, "candidate") is None
 
 
@@ -197,8 +208,15 @@ def test_a_first_candidate_that_is_too_dear_loses_the_lead_once_its_price_is_kno
 
 
 def test_only_so_many_go_on() -> None:
-    _, order = raced(1, first=0.0, second=beyond(-0.001), third=wavering(-0.002, 0.1))
+    _, order = raced(1, first=0.0, second=beyond(-0.1), third=beyond(-0.2))
     assert order == ["third"]
+
+
+def test_one_that_is_as_good_as_the_leader_is_not_read_to_the_end() -> None:
+    course, order = raced(first=0.0, second=beyond(-0.001), third=wavering(-0.002, 0.1))
+    assert course.outcomes["second"] == "no better"
+    assert course.read_to["second"] == 1024 + LEAST
+    assert order == ["third", "first"]
 
 
 def test_baselines_never_go_on_and_nobody_may_be_left() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ropewalk import Rotary
+from ropewalk import NTK, Rotary
 from ropewalk.evaluate.run import Ledger
 from ropewalk.extend import summary as numbers
 from ropewalk.extend.candidates import field
@@ -25,10 +25,12 @@ UNMODIFIED, LAST, CHOSEN = "unmodified", "last 1024 tokens", "NTK(factor=2.0)"
 Floats = NDArray[np.float32]
 
 
-def shape(inside: float, beyond: float, since: int = TRACK.window, noise: int = 0) -> Floats:
-    """Losses of tokens 1 .. 2047 of one text: `inside` nats more up to token `since`, `beyond` more from there on."""
-    text = np.random.default_rng(0).gamma(2.0, size=TRACK.target - 1)
-    extra = np.where(np.r_[1 : TRACK.target] < since, inside, beyond)
+def shape(
+    inside: float, beyond: float, since: int = TRACK.window, noise: int = 0, tokens: int = TRACK.target
+) -> Floats:
+    """Losses of tokens 1, 2, ... of one text: `inside` nats more up to token `since`, `beyond` more from there on."""
+    text = np.random.default_rng(0).gamma(2.0, size=tokens - 1)
+    extra = np.where(np.r_[1:tokens] < since, inside, beyond)
     return (text + extra + np.random.default_rng(noise + 1).normal(size=len(text)) * 0.01).astype(np.float32)
 
 
@@ -79,13 +81,7 @@ def test_a_gain_is_one_sentence_with_what_it_costs(tmp_path: Path) -> None:
     )
     assert s["gained"] is True
     assert s["chosen_name"] == CHOSEN
-    assert s["chosen"] == repr(Rotary(64, 1e5, (field_rule(CHOSEN),)))
-
-
-def field_rule(name: str) -> Any:
-    from ropewalk import parse
-
-    return parse(name)
+    assert s["chosen"] == repr(Rotary(64, 1e5, (NTK(2.0),)))
 
 
 def test_a_cliff_that_is_left_is_named(tmp_path: Path) -> None:
@@ -117,7 +113,7 @@ def test_worse_than_the_last_window_alone_is_no_gain(tmp_path: Path) -> None:
 
 
 def test_no_better_than_the_unmodified_model_is_no_gain(tmp_path: Path) -> None:
-    s = summary_of(tmp_path, shape(0.0, 2.0, noise=1), last=shape(0.0, 3.0, noise=2))
+    s = summary_of(tmp_path, shape(0.0, 2.001, noise=1), last=shape(0.0, 3.0, noise=2))
     assert s["verdict"] == (
         f"Nothing helped: {CHOSEN} is not clearly better than the unmodified model beyond 1,024 tokens."
     )
@@ -169,21 +165,30 @@ def test_the_figures_of_a_candidate_are_those_of_its_losses(tmp_path: Path) -> N
 
 
 def test_a_cliff_needs_another_reading_that_does_clearly_better() -> None:
-    def cliff(name: str, **losses: Floats) -> int | None:
-        firsts = {n: TRACK.tail if n == "last" else 1 for n in losses}
-        return numbers.cliff({n: Reading(x[firsts[n] - 1 :], firsts[n]) for n, x in losses.items()}, name, TRACK)
+    track = Track(window=8192, target=16384, price=0.04)
 
-    flat, ten, nine = shape(0.0, 0.0), shape(0.0, math.log(1.2), noise=1), shape(0.0, math.log(1.05), noise=1)
-    assert cliff("a", a=ten, b=flat) == 1024
-    assert cliff("b", a=ten, b=flat) is None
-    assert cliff("a", a=nine, b=flat) is None
+    def made(inside: float, beyond: float, since: int = 8192, noise: int = 0) -> Floats:
+        return shape(inside, beyond, since, noise, tokens=16384)
+
+    def cliff(name: str, **losses: Floats) -> int | None:
+        firsts = {n: track.tail if n == "last" else 1 for n in losses}
+        return numbers.cliff({n: Reading(x[firsts[n] - 1 :], firsts[n]) for n, x in losses.items()}, name, track)
+
+    flat, fifth, twentieth = made(0.0, 0.0), made(0.0, math.log(1.2), noise=1), made(0.0, math.log(1.05), noise=1)
+    assert cliff("a", a=fifth, b=flat) == 8192
+    assert cliff("b", a=fifth, b=flat) is None
+    assert cliff("a", a=twentieth, b=flat) is None
     assert cliff("a", a=flat) is None
     # losses that rise for all of them are a harder text, not a cliff
-    hard = shape(0.0, 2.0, since=1536, noise=1)
-    assert cliff("a", a=hard, b=shape(0.0, 2.0, since=1536, noise=2)) is None
-    assert cliff("a", a=hard, last=flat) == 1536
-    # noise of one token in ten is no cliff either
-    rough = flat + np.where(np.random.default_rng(7).random(len(flat)) < 0.01, 9.0, 0.0).astype(np.float32)
+    hard = made(0.0, 2.0, since=12288, noise=1)
+    assert cliff("a", a=hard, b=made(0.0, 2.0, since=12288, noise=2)) is None
+    assert cliff("a", a=hard, last=flat) == 12288
+    # the loss of the one that is compared may begin later than the fall
+    assert cliff("a", a=fifth, last=flat) == 12288
+    # a few tokens that are missed by far are noise, although they cost as much in the mean
+    missed = np.random.default_rng(7).random(len(flat)) < 0.003
+    rough = flat + np.where(missed, 50.0, 0.0).astype(np.float32)
+    assert (rough - flat).mean() > math.log(1.1)
     assert cliff("a", a=rough, b=flat) is None
 
 

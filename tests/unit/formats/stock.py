@@ -16,6 +16,7 @@ from ropewalk.formats.hf import read
 from ropewalk.spectrum import for_length
 
 CONFIGS = Path(__file__).parents[2] / "fixtures" / "configs"
+LENGTH = 16384
 ROTARY = [
     "cohere-r7b",
     "deepseek-v3",
@@ -47,7 +48,8 @@ def table(config: Any, layer: int, length: int) -> tuple[Tensor, float]:
     """Float32[P] inverse frequencies and the magnitude of one layer after a forward over `length` tokens."""
     name = config.model_type.removesuffix("_text")
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    found = [c for n, c in vars(module).items() if n.endswith("RotaryEmbedding") and c.__module__ == module.__name__]
+    named = {n: c for n, c in vars(module).items() if n.endswith("RotaryEmbedding") and "Vision" not in n}
+    found = [c for c in named.values() if c.__module__ == module.__name__]
     rotary = found[0](config)
     kinds = getattr(config, "layer_types", None)
     nested = kinds is not None and kinds[layer] in config.rope_parameters
@@ -116,3 +118,11 @@ def with_scaling(config: dict[str, Any], scaling: tuple[Any, ...]) -> tuple[Any,
     own = read(config)
     widest = max(e.base for e in own if e != ())
     return tuple(Rotary(e.dim, e.base, scaling, e.pairing) if e != () and e.base == widest else e for e in own)
+
+
+LLAMA = {**published("mistral-7b-v0.1"), "model_type": "llama", "max_position_embeddings": 8192, "rope_theta": 5e5}
+
+
+def every(*scaling: Any) -> tuple[Rotary, ...]:
+    """All 32 layers of LLAMA."""
+    return (Rotary(128, 5e5, scaling),) * 32

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from stock import ROTARY, assert_same, load, published
-from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Phi3Config
+from transformers import CONFIG_MAPPING, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Phi3Config
 
 from ropewalk import Linear, Llama3, LongRope, Proportional, Rotary, Yarn
 from ropewalk.errors import ConfigError, UnsupportedError
@@ -32,6 +32,20 @@ def test_published_config_gives_the_tables_of_transformers(name: str, length: in
     for layer in (0, 1, 3, 5):
         if (e := read(config)[layer]) != ():
             assert_same(e, stock, layer, length)
+
+
+FAMILIES = "apertus cohere2 deepseek_v2 ernie4_5 exaone4 gemma2 gemma3n_text gemma4_text glm4 gpt_oss granite helium"
+MORE = "llama4_text mixtral olmo3 phi qwen3_next smollm3 stablelm starcoder2"
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES.split(), *MORE.split()])
+def test_the_defaults_of_a_family_give_the_tables_of_transformers(kind: str) -> None:
+    config = CONFIG_MAPPING[kind]()
+    layers = read(config.to_dict())
+    assert len(layers) == config.num_hidden_layers
+    for layer in (0, 1, 3, 5, len(layers) - 1):
+        if (e := layers[layer]) != ():
+            assert_same(e, config, layer, 100)
 
 
 @pytest.mark.parametrize("name", ROTARY)
