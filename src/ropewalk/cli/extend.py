@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ropewalk.cli.watch import Screen
+from ropewalk.evaluate.run import unwritable
 from ropewalk.extend.plan import ExtendRequest
 
 EXAMPLES = """
@@ -51,7 +52,10 @@ def extend_command(
     with Screen() as screen:
         run = extend(request, screen)
         summary = deliver(run, summarise(run, started))
-        write_report(summary, Path(folder))
+        try:
+            write_report(summary, Path(folder))
+        except OSError as error:
+            raise unwritable(Path(error.filename or folder), error) from None
     screen.result(summary, folder)
     if as_json:
         print(json.dumps(summary))

@@ -31,7 +31,7 @@ class Screen(Watch):
             self.bar.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def plan(self, items: list[Item], seconds: float) -> None:
         stages = dict.fromkeys(item.stage for item in items)

@@ -48,11 +48,11 @@ class Trunk:
     def branch(self, questions: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
         """The logits of the last keep[i] tokens of questions[i] (Int[t]), each read as if it alone followed the trunk.
 
-        All questions share one call where our attention runs; none sees another; the trunk is as before afterwards.
+        All questions share one call, which neither fits another attention than ours nor always the memory: then they
+        are parted.  None sees another; the trunk is as before afterwards.
         """
         if len(questions) > 1 and self.model.config._attn_implementation != PREFIX:
-            # another attention would not take a mask of blocks, or not in every layer
-            return [self.branch([q], [n])[0] for q, n in zip(questions, keep, strict=True)]
+            return self.part(questions, keep)
         sizes = [len(q) for q in questions]
         own = torch.block_diag(*(torch.ones(n, n).tril() for n in sizes)).bool()
         at = torch.cat([contiguous(n, self.length).order[0] for n in sizes])
@@ -60,9 +60,19 @@ class Trunk:
         wanted = torch.cat([contiguous(n, end - n).order[0] for n, end in zip(keep, ends, strict=True)])
         try:
             logits = self.forward(torch.cat(list(questions)), (at, own) if len(sizes) > 1 else None, wanted)
+        except RuntimeError as error:
+            if len(questions) == 1 or not starved(error):
+                raise
+            self.note("out of memory: fewer questions in a call")
+            logits = None
         finally:
             self.crop()
-        return list(logits.split(list(keep)))
+        return self.part(questions, keep) if logits is None else list(logits.split(list(keep)))
+
+    def part(self, questions: Sequence[Tensor], keep: Sequence[int]) -> list[Tensor]:
+        """`branch` in two calls."""
+        half = len(questions) // 2
+        return [*self.branch(questions[:half], keep[:half]), *self.branch(questions[half:], keep[half:])]
 
     def forward(self, ids: Tensor, apart: tuple[Tensor, Tensor] | None, keep: int | Tensor) -> Tensor:
         """One call of the model; `apart` gives positions and the mask within the chunk where they are not plain."""
@@ -90,12 +100,16 @@ class Trunk:
 
     def shrink(self, error: RuntimeError) -> None:
         """Halve the chunk after running out of memory; any other error passes."""
-        starved = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not starved or self.chunk <= 32:
+        if not starved(error) or self.chunk <= 32:
             raise error
         self.crop()
         self.chunk //= 2
         self.note(f"out of memory: chunks of {self.chunk} tokens from position {self.length} on")
+
+
+def starved(error: RuntimeError) -> bool:
+    """Whether this is how an allocator says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def token_losses(trunk: Trunk, ids: Tensor) -> Iterator[Tensor]:

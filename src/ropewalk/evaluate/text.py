@@ -99,11 +99,19 @@ def from_path(path: Path) -> Iterator[Document]:
 
 
 def from_standard_library() -> Iterator[Document]:
-    """Python's reference topics in the order of their names, then the sources of its library."""
+    """Python's reference topics in the order of their names, then the sources of its library.
+
+    Several topics repeat whole sections of others; a paragraph is read where it comes first, so that nothing held out
+    was seen before.
+    """
     from pydoc_data.topics import topics
 
+    seen: set[str] = set()
     for name in sorted(topics):
-        yield Document(name, topics[name])
+        fresh = [p for p in topics[name].split("\n\n") if p not in seen]
+        seen.update(fresh)
+        if fresh:
+            yield Document(name, "\n\n".join(fresh))
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         yield Document(file.name, file.read_text(encoding="utf-8", errors="replace"))
 

@@ -62,6 +62,9 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
+        """Keep a line for the report, once."""
+        if line in self.notes:
+            return
         self.notes.append(line)
         self.ledger.add({"kind": "note", "name": line})
         self.watch.say(line)

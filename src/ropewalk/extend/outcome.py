@@ -16,6 +16,7 @@ from ropewalk.extend import summary as numbers
 from ropewalk.extend.candidates import Candidate
 from ropewalk.extend.job import Run
 from ropewalk.extend.summary import Figures, Names
+from ropewalk.extend.verdict import verdict
 from ropewalk.formats.engines import engine_files
 from ropewalk.models.save import save_extended
 from ropewalk.spectrum import for_length
@@ -29,9 +30,11 @@ def summarise(run: Run, started: float) -> Figures:
     row = run.ledger.find("chosen", "")
     name = row["chosen"] if row else None
     candidates = [entry(run, c, name) for c in subject.field]
-    helps = name is not None and numbers.helped(next(c["held_out"] for c in candidates if c["name"] == name))
-    held_out = numbers.readings(run.ledger, "held-out-text")
     names = Names(subject.field)
+    far = {n: numbers.far_keys(run.ledger, request.retrieval, n, track.window) for n in (names.unmodified, name) if n}
+    proof = next((c["held_out"] for c in candidates if c["name"] == name), None)
+    helps = numbers.helped(proof, far.get(name or ""), far[names.unmodified])
+    held_out = numbers.readings(run.ledger, "held-out-text")
     cliffs = {"unmodified": numbers.cliff(held_out, names.unmodified, track)}
     cliffs["chosen"] = numbers.cliff(held_out, name, track) if name else None
     summary: Figures = {
@@ -46,6 +49,7 @@ def summarise(run: Run, started: float) -> Figures:
         "candidates": candidates,
         "retrieval": numbers.grids(run.ledger, request.retrieval),
         "spectrum": spectra(subject.field[1], subject.entrant(name) if name else None, track.target),
+        "far_keys": {"unmodified": far[names.unmodified], "chosen": far.get(name or "")},
         "cliff": cliffs,
         "race_passes": sum(c["search"]["passes"] for c in candidates if c["search"]),
         "protocol": protocol(run),
@@ -103,35 +107,6 @@ def stages(run: Run) -> list[Figures]:
     kinds = MEASURED | {"retrieval": f"retrieval {run.request.retrieval}"}
     seconds = {name: sum(r["seconds"] for r in run.ledger.of(kind)) for name, kind in kinds.items()}
     return [{"name": name, "seconds": spent} for name, spent in seconds.items() if spent]
-
-
-def verdict(s: Figures, name: str | None) -> str:
-    """One sentence: what was gained, where the cliff is now, and what it costs; or that nothing helped."""
-    target, window = s["target_length"], s["trained_length"]
-    if not s["gained"]:
-        return nothing(s, name)
-    proof = next(c["held_out"] for c in s["candidates"] if c["name"] == name)
-    before = next(c["held_out"] for c in s["candidates"] if c["role"] == "unmodified")
-    place = s["cliff"]["chosen"]
-    cliff = f"its cliff is at {place:,} tokens" if place else f"no cliff up to {target:,} tokens"
-    return (
-        f"{name} reads {target:,} tokens: beyond the trained {window:,} its perplexity on held-out text is "
-        f"{proof['beyond']['perplexity']:.1f} where the unmodified model has {before['beyond']['perplexity']:.1f}; "
-        f"{cliff}; text that fits the trained window costs {proof['price']['percent']:+.1f} % perplexity."
-    )
-
-
-def nothing(s: Figures, name: str | None) -> str:
-    window, target = s["trained_length"], s["target_length"]
-    if name is None:
-        return f"Nothing helped: no candidate read {target:,} tokens within the price limit inside {window:,} tokens."
-    proof = next(c["held_out"] for c in s["candidates"] if c["name"] == name)
-    if proof["against_truncated"] and proof["against_truncated"]["low"] > 0:
-        worse = proof["against_truncated"]["percent"]
-        return (
-            f"Nothing helped: {name} reads {worse:.1f} % worse than the unmodified model on its last {window:,} tokens."
-        )
-    return f"Nothing helped: {name} is not clearly better than the unmodified model beyond {window:,} tokens."
 
 
 def protocol(run: Run) -> list[str]:

@@ -123,7 +123,7 @@ def cliff(all_of: Mapping[str, Reading], name: str, track: Track) -> int | None:
 def grids(ledger: Ledger, retrieval: str) -> Figures | None:
     """Found and asked by length and depth for every candidate that was asked."""
     rows = ledger.of(f"retrieval {retrieval}")
-    answers = {name: [Answer(*a) for r in rows if r["name"] == name for a in r["answers"]] for name in names_of(rows)}
+    answers = {name: answers_of(ledger, retrieval, name) for name in names_of(rows)}
     every = [a for given in answers.values() for a in given]
     if not every:
         return None
@@ -144,7 +144,7 @@ def share(answers: list[Answer]) -> Figures:
 
 
 def total(ledger: Ledger, retrieval: str, name: str) -> Figures | None:
-    given = [Answer(*a) for r in ledger.of(f"retrieval {retrieval}", name) for a in r["answers"]]
+    given = answers_of(ledger, retrieval, name)
     return share(given) if given else None
 
 
@@ -157,13 +157,27 @@ def outcome(reading: Reading, role: str, name: str, finalists: list[str], priced
     return reading.outcome or ("priced out" if priced_out else "finished")
 
 
-def helped(held_out: Figures | None) -> bool:
-    """Whether a reading is clearly better than the unmodified model beyond the window, and not clearly worse than
-    reading the last window alone."""
-    if held_out is None or held_out["gain"] is None:
+def helped(held_out: Figures | None, far: Figures | None, before: Figures | None) -> bool:
+    """Whether a reading is clearly better than the unmodified model beyond the window, and than the last window alone.
+
+    Against the latter it is enough not to be clearly worse on the same tokens, or to find keys that lie further back
+    (`far`) clearly more often than the unmodified model does (`before`): the last window alone holds none of those.
+    """
+    if held_out is None or held_out["gain"] is None or held_out["gain"]["high"] >= 0:
         return False
     rival = held_out["against_truncated"]
-    return held_out["gain"]["high"] < 0 and (rival is None or rival["low"] <= 0)
+    reaches = bool(far and before and far["asked"] and far["low"] > before["found"] / max(before["asked"], 1))
+    return rival is None or rival["low"] <= 0 or reaches
+
+
+def far_keys(ledger: Ledger, retrieval: str, name: str, window: int) -> Figures | None:
+    """Of the keys that lie more than a window before the question, how many were found."""
+    given = answers_of(ledger, retrieval, name)
+    return share([a for a in given if a.length - a.position > window]) if given else None
+
+
+def answers_of(ledger: Ledger, retrieval: str, name: str) -> list[Answer]:
+    return [Answer(*a) for r in ledger.of(f"retrieval {retrieval}", name) for a in r["answers"]]
 
 
 def is_dearer(reading: Reading, unmodified: Reading, track: Track) -> bool:

@@ -302,6 +302,29 @@ def test_memory_may_run_out_in_the_middle(layer: int, monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.parametrize("error", STARVED)
+@pytest.mark.parametrize("layer", [0, 2])
+def test_questions_are_parted_until_they_fit(error: str, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, said = tiny("llama"), words(1, LENGTH)[0], list[str]()
+    asked = [ids[n : n + 6] for n in range(40, 50)]
+    with prefix_attention(model):
+        trunk = Trunk(model, 16, said.append)
+        list(trunk.read(ids[:40]))
+        together = trunk.branch(asked, [2] * 10)
+        calls = Calls(model, monkeypatch)
+        starve(model.model.layers[layer], STARVED[error], lambda new, past: new <= 20, monkeypatch)
+        apart = trunk.branch(asked, [2] * 10)
+        # halves of ten, then of five
+        assert calls.tokens == [12, 18, 12, 18]
+        starve(model.model.layers[layer], STARVED[error], lambda new, past: False, monkeypatch)
+        with pytest.raises(type(STARVED[error])):
+            trunk.branch(asked, [2] * 10)
+        assert trunk.cache.get_seq_length() == trunk.length == 40
+    for one, other in zip(together, apart, strict=True):
+        assert gap(one, other) < AGREE
+    assert set(said) == {"out of memory: fewer questions in a call"}
+
+
 def test_a_chunk_that_cannot_shrink_further_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     starve(model.model.layers[1], STARVED["cuda"], lambda new, past: False, monkeypatch)

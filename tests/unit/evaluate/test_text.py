@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -153,6 +154,13 @@ def test_the_default_is_the_same_every_time() -> None:
     assert all(d.content.strip() for d in first)
 
 
+def test_no_two_topics_of_the_default_share_a_paragraph() -> None:
+    topics = [d for d in documents_from(None, None)[1] if not d.name.endswith(".py")]
+    told = Counter(p for d in topics for p in {*d.content.split("\n\n")})
+    assert len(topics) > 50
+    assert set(told.values()) == {1}
+
+
 def test_the_default_goes_on_with_the_sources_wherever_it_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +177,5 @@ def test_the_default_goes_on_with_the_sources_wherever_it_is_run(
 def test_a_data_set_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "datasets" else real(name))
-    with pytest.raises(
-        UnsupportedError, match=r"--dataset some/data needs the package datasets: pip install"
-    ):
+    with pytest.raises(UnsupportedError, match=r"--dataset some/data needs the package datasets: pip install"):
         list(documents_from(None, "some/data")[1])

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ropewalk import NTK, Rotary
+from ropewalk.evaluate.metrics.accuracy import wilson
 from ropewalk.evaluate.run import Ledger
 from ropewalk.extend import summary as numbers
 from ropewalk.extend.candidates import field
@@ -74,10 +75,11 @@ def test_a_gain_is_one_sentence_with_what_it_costs(tmp_path: Path) -> None:
     s = summary_of(tmp_path, good)
     before, after = (math.exp(of_tokens(x, 1024, 2048).mean()) for x in (UNTOUCHED, good))
     price = 100 * math.expm1((of_tokens(good, 1, 1024) - of_tokens(UNTOUCHED, 1, 1024)).mean())
+    rival = 100 * math.expm1((of_tokens(good, TRACK.tail, 2048) - of_tokens(TAIL, TRACK.tail, 2048)).mean())
     assert s["verdict"] == (
         f"{CHOSEN} reads 2,048 tokens: beyond the trained 1,024 its perplexity on held-out text is {after:.1f} where "
-        f"the unmodified model has {before:.1f}; no cliff up to 2,048 tokens; text that fits the trained window costs "
-        f"{price:+.1f} % perplexity."
+        f"the unmodified model has {before:.1f} ({rival:+.1f} % against reading only the last 1,024 tokens); no cliff "
+        f"up to 2,048 tokens; text within the trained window costs {price:+.1f} % perplexity."
     )
     assert s["gained"] is True
     assert s["chosen_name"] == CHOSEN
@@ -135,8 +137,17 @@ def interval(low: float, high: float) -> dict[str, float]:
     ],
 )
 def test_what_helps_is_clear_on_one_side_and_not_refuted_on_the_other(gain: Any, rival: Any, expected: bool) -> None:
-    assert numbers.helped({"gain": gain, "against_truncated": rival}) is expected
-    assert numbers.helped(None) is False
+    assert numbers.helped({"gain": gain, "against_truncated": rival}, None, None) is expected
+    assert numbers.helped(None, None, None) is False
+
+
+@pytest.mark.parametrize(("found", "before", "expected"), [(6, 0, True), (0, 0, False), (6, 3, False), (30, 3, True)])
+def test_keys_further_back_than_the_window_outweigh_truncation(found: int, before: int, expected: bool) -> None:
+    losing = {"gain": interval(-0.3, -0.1), "against_truncated": interval(0.1, 0.2)}
+    far, unmodified = (wilson(n, 36)._asdict() for n in (found, before))
+    assert numbers.helped(losing, far, unmodified) is expected
+    useless = {"gain": interval(0.1, 0.3), "against_truncated": None}
+    assert numbers.helped(useless, far, unmodified) is False
 
 
 def test_the_figures_of_a_candidate_are_those_of_its_losses(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def answers(trunk: Trunk, questions: Sequence[Question]) -> list[bool]:
 
 
 def batches(questions: Sequence[Question]) -> Iterator[list[Question]]:
+    """The questions in their order, in groups of bounded size; one that is longer is alone."""
     group: list[Question] = []
     for question in questions:
         if group and sum(len(q.ask) + len(q.answer) for q in [*group, question]) > BATCH:
