@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "passkey in too short a text": ((*TO, "--retrieval", "passkey"), ("Passkey.length", "16384", "got 1024")),
     "no price": ((*TO, "--price", 0), ("--price must be above 0",)),
     "negative price": ((*TO, "--price", -4), ("--price must be above 0",)),
-    "price in words": ((*TO, "--price", "cheap"), ("--price", "'cheap'")),
+    "price in words": ((*TO, "--price", "cheap"), ("--price", "number")),
     "no finalists": ((*TO, "--finalists", 0), ("--finalists must be at least 1, got 0",)),
     "tiny chunk": ((*TO, "--chunk", 4), ("--chunk must be at least 32, got 4",)),
     "unknown dtype": ((*TO, "--dtype", "int4"), ("dtype must be one of bfloat16, float16, float32, got 'int4'",)),

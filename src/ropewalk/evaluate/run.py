@@ -82,7 +82,7 @@ def read_rows(path: Path) -> list[Row]:
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
+        rows: list[Any] = [json.loads(line) for line in whole.splitlines()]
     except ValueError:
         rows = [None]
     if not all(isinstance(row, dict) and "kind" in row for row in rows):
