@@ -208,9 +208,8 @@ def test_a_model_whose_positions_no_config_can_change(ropewalk: Command, model: 
     assert "gptj" in line
 
 
-@pytest.mark.parametrize("words", [("./nowhere", "--to", "1024"), ("./nowhere", "--to", "much")])
-def test_from_a_shell(words: tuple[str, ...]) -> None:
+def test_from_a_shell() -> None:
     """A program of its own: nothing but the line, and the exit code."""
-    run = [sys.executable, "-m", "ropewalk.cli.__main__", "extend", *words]
+    run = [sys.executable, "-m", "ropewalk.cli.__main__", "extend", "./nowhere", "--to", "1024"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     complaint(Done(done.returncode, done.stdout, done.stderr))

@@ -58,8 +58,7 @@ def timeless(value: Any) -> Any:
 def finished(built: Path, book: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A run from a shell, and how it ended."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    words = [sys.executable, "-m", "ropewalk.cli", *arguments(built, book, out), "--json"]
-    words[2:3] = ["ropewalk.cli.__main__"]
+    words = [sys.executable, "-m", "ropewalk.cli.__main__", *arguments(built, book, out), "--json"]
     return out, subprocess.run(words, capture_output=True, text=True, check=False)
 
 

@@ -31,7 +31,7 @@ def rules(factor: float, window: int) -> list[Rule]:
     """Method x factor x magnitude for a window that grows by `factor`, the usually best first.
 
     The first is read to the end and is the leader that others are measured against, so a good guess saves time.
-    BaseChange and the oldest RadixNTK are NTK with another factor; LongRope and Rescale need factor lists.
+    BaseChange and the other radix rules come close to NTK; LongRope and Rescale need factor lists.
     """
     gentle = round((1 + mscale(factor)) / 2, 4)
     return [
@@ -43,7 +43,6 @@ def rules(factor: float, window: int) -> list[Rule]:
         Yarn(2 * factor, window),
         NTK(2 * factor),
         RadixNTK(factor, "mixed"),
-        RadixNTK(factor, "fixed"),
         Linear(factor),
         Proportional(0.75),
     ]
