@@ -31,13 +31,20 @@ def losses(summary: Summary, main: dict) -> tuple[Number, Number]:
     trained, held_out = summary["trained_length"], main["held_out"]
     known = [baseline(summary, "unmodified"), baseline(summary, "truncated")]
     others = [c for c in known if c and c["held_out"] and c is not main]
-    beside = [(c["name"], mean(c["held_out"]["beyond"])) for c in others]
+    beside = [(reading(c), mean(c["held_out"]["beyond"])) for c in others]
     if held_out["against_truncated"]:
         beside.append(("against the latter", change(held_out["against_truncated"])))
     beyond = Number(f"Perplexity beyond {trained:,} tokens", mean(held_out["beyond"]), beside)
     beside = [("its perplexity", mean(held_out["native"]))]
     beside += [(c["name"], mean(c["held_out"]["native"])) for c in others if c["role"] == "unmodified"]
     return beyond, Number(f"Price on text up to {trained:,} tokens", change(held_out["price"]), beside)
+
+
+def reading(candidate: dict) -> str:
+    """Its name, and for the truncated reading which tokens its perplexity is of: not all of those beyond the window."""
+    beyond = candidate["held_out"]["beyond"]
+    last = candidate["role"] == "truncated" and beyond
+    return f"{candidate['name']}, on the final {beyond['tokens']:,}" if last else candidate["name"]
 
 
 def keys_found(summary: Summary, name: str) -> Number:

@@ -15,11 +15,12 @@ from parity.tiny_models import tiny, words
 from ropewalk import Linear, Rotary
 from ropewalk.extend import job
 from ropewalk.extend.candidates import Candidate
-from ropewalk.extend.race import CLEAR, EVEN, LEAST, Reader, Reading, Standing, Track, gap_to, judge, price_of, ranking
+from ropewalk.extend.race import LEAST, Reader, Reading, Standing, Track, gap_to, judge, price_of, ranking
 
 # windows of whole runs of 64 losses: 16 runs inside, 16 beyond
 TRACK = Track(window=1025, target=2049, price=0.04)
-LIMIT = math.log1p(0.04)
+LIMIT, EVEN = math.log1p(0.04), math.log1p(0.01)
+CLEAR = 3.0  # standard errors
 Floats = NDArray[np.float64]
 
 

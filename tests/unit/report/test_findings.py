@@ -6,7 +6,8 @@ def test_the_numbers_are_the_measured_ones(made_up: dict) -> None:
     beyond, keys, price = findings.numbers(made_up)
     held_out = chosen(made_up)["held_out"]
     assert beyond.value == mean(held_out["beyond"])
-    assert [name for name, _ in beyond.beside] == ["unmodified", "the last 8192 tokens", "against the latter"]
+    last = "the last 8192 tokens, on the final 8,192"
+    assert [name for name, _ in beyond.beside] == ["unmodified", last, "against the latter"]
     assert beyond.beside[-1][1] == change(held_out["against_truncated"])
     assert price.value == change(held_out["price"])
     found = sum(s["found"] for column in made_up["retrieval"]["grids"][made_up["chosen_name"]][4:] for s in column)
