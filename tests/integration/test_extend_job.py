@@ -1,7 +1,6 @@
 """The whole job on a checkpoint of a few kilobytes: what it writes, what a kill costs, what it refuses."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from conftest import Command
 from ropewalk import RopewalkError, for_length
 from ropewalk.evaluate.run import Ledger
 from ropewalk.extend import job, outcome
+from ropewalk.extend.candidates import rules
 from ropewalk.extend.job import Watch, extend
 from ropewalk.extend.outcome import deliver, summarise
 from ropewalk.extend.plan import ExtendRequest
@@ -30,7 +30,8 @@ from ropewalk.report import page
 
 YARN = "Yarn(factor=2.0, trained_length=512)"
 # as the plan of a whole run: this many candidates race, with two baselines
-RACERS, HELD_OUT, LENGTHS = 13, 4, 8
+RACERS = 2 + len(rules(2.0, 512))  # the baselines and the candidates
+HELD_OUT, LENGTHS = 4, 8
 
 
 def arguments(model: Path, book: Path, out: Path) -> list[str]:
@@ -406,7 +407,7 @@ def test_control_c_says_how_to_go_on(
     built: Path, book: Path, tmp_path: Path, ropewalk: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "load", interrupted)
     done = ropewalk(*arguments(built, book, tmp_path / "out"))
