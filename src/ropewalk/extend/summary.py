@@ -183,7 +183,3 @@ def answers_of(ledger: Ledger, retrieval: str, name: str) -> list[Answer]:
 def is_dearer(reading: Reading, unmodified: Reading, track: Track) -> bool:
     price = price_of(reading, unmodified, track)
     return price is not None and price.loss > math.log1p(track.price)
-
-
-def clearly(m: Figures | None) -> bool:
-    return m is not None and (m["low"] > 0 or m["high"] < 0)
