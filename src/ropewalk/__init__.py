@@ -1,25 +1,21 @@
 """Ropewalk gives Transformers their sense of position."""
 
-from ropewalk.encodings import Rotary as Rotary
+from ropewalk.attention.module import Positions as Positions
+from ropewalk.attention.module import initial as initial
+from ropewalk.attention.reference import attend as attend
+from ropewalk.attention.reference import embed as embed
+from ropewalk.attention.reference import logits as logits
+from ropewalk.attention.reference import rotate as rotate
+from ropewalk.encodings import *
 from ropewalk.errors import ConfigError as ConfigError
 from ropewalk.errors import RopewalkError as RopewalkError
 from ropewalk.errors import UnsupportedError as UnsupportedError
 from ropewalk.notation import exported as exported
 from ropewalk.notation import parse as parse
 from ropewalk.notation import short as short
-from ropewalk.scalings import NTK as NTK
-from ropewalk.scalings import BaseChange as BaseChange
-from ropewalk.scalings import DynamicNTK as DynamicNTK
-from ropewalk.scalings import DynamicYarn as DynamicYarn
-from ropewalk.scalings import Linear as Linear
-from ropewalk.scalings import Llama3 as Llama3
-from ropewalk.scalings import LongRope as LongRope
-from ropewalk.scalings import NTKByParts as NTKByParts
-from ropewalk.scalings import Proportional as Proportional
-from ropewalk.scalings import RadixNTK as RadixNTK
-from ropewalk.scalings import Rescale as Rescale
-from ropewalk.scalings import Yarn as Yarn
-from ropewalk.sites import Rotation as Rotation
+from ropewalk.remaps import *
+from ropewalk.rotation import Rotation as Rotation
+from ropewalk.scalings import *
 from ropewalk.sites import parts as parts
 from ropewalk.spectrum import Spectrum as Spectrum
 from ropewalk.spectrum import for_length as for_length
@@ -28,6 +24,7 @@ from ropewalk.tokens import append as append
 from ropewalk.tokens import contiguous as contiguous
 from ropewalk.tokens import packed as packed
 from ropewalk.tokens import ragged as ragged
+from ropewalk.tokens import select as select
 from ropewalk.tokens import shard as shard
 
 __version__ = "0.1.0"

@@ -43,6 +43,26 @@ def require_number(
     require(ok, f"{type(owner).__name__}.{field}", f"{kind} {rule}".strip(), value)
 
 
+def require_even(owner: object, field: str) -> None:
+    """Raise ConfigError unless `owner.field` is an even whole number of at least 2."""
+    require_number(owner, field, at_least=2, whole=True)
+    value = getattr(owner, field)
+    require(value % 2 == 0, f"{type(owner).__name__}.{field}", "even", value)
+
+
+def require_choice(owner: object, field: str, choices: Iterable[str]) -> None:
+    """Raise ConfigError unless `owner.field` is one of the words in `choices`."""
+    value = getattr(owner, field)
+    rule = " or ".join(map(repr, choices))
+    require(isinstance(value, str) and value in choices, f"{type(owner).__name__}.{field}", rule, value)
+
+
+def require_flag(owner: object, field: str) -> None:
+    """Raise ConfigError unless `owner.field` is True or False."""
+    value = getattr(owner, field)
+    require(value is True or value is False, f"{type(owner).__name__}.{field}", "True or False", value)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'yarn'?"` for the nearest known word, or an empty string."""
     near = get_close_matches(word, list(known), n=1)

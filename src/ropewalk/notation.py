@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from ropewalk import encodings, scalings
+from ropewalk import encodings, remaps, scalings
 from ropewalk.encodings import Rotary
 from ropewalk.errors import ConfigError, did_you_mean
 
@@ -53,6 +53,9 @@ def exported() -> tuple[Any, ...]:
 # what the shared parameter names stand for in a small instance; 16 channels are 8 pairs
 SAMPLES: dict[str, Any] = {
     "dim": 16,
+    "length": 64,
+    "window": 16,
+    "rotary": Rotary(16),
     "heads": 4,
     "base": 5e5,
     "factor": 4.0,
@@ -77,7 +80,7 @@ def classes(registry: Any) -> list[type]:
 @functools.cache
 def known() -> dict[str, type]:
     """Every exported name with its class."""
-    return {c.__name__: c for registry in (encodings, scalings) for c in classes(registry)}
+    return {c.__name__: c for registry in (encodings, scalings, remaps) for c in classes(registry)}
 
 
 def build(node: ast.expr) -> Any:

@@ -1,74 +1,69 @@
-"""Where a positional encoding may act.  B batch, T tokens, A axes, H heads, D head channels, P pairs."""
+"""Where a positional encoding may act.
+
+Letters: B batch, T tokens, Q queries, K keys, H heads, D head channels, C model channels, N distances.
+"""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from ropewalk.tokens import Tokens
+from ropewalk.tokens import Tokens, distance
 
 Weights = Mapping[str, Tensor]  # learned tensors; empty for most encodings
-PAIRINGS = ("half", "interleaved")
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
-    """Rotate the first 2P channels of x [B, H, T, D] in float32; the others pass; the result has x's dtype.
+class Maps(Protocol):
+    """What maps each query and each key alone, [B, H, T, D] to [B, H, T, D]."""
 
-    "half" pairs channel i with i + P, "interleaved" pairs 2i with 2i + 1.
-    """
-    pairs = cos.shape[-1]
-    turned, kept = x[..., : 2 * pairs].float(), x[..., 2 * pairs :]
-    parted = turned.unflatten(-1, (2, pairs) if pairing == "half" else (pairs, 2))
-    first, second = parted.unbind(-2 if pairing == "half" else -1)
-    cos, sin = cos[:, None], sin[:, None]
-    both = (first * cos - second * sin, first * sin + second * cos)
-    out = torch.stack(both, dim=-2 if pairing == "half" else -1).flatten(-2)
-    return torch.cat((out.to(x.dtype), kept), dim=-1)
-
-
-class Rotation(NamedTuple):
-    """What a rotary kernel is given."""
-
-    cos: Tensor  # Float32[B, T, P]
-    sin: Tensor  # Float32[B, T, P]
-    pairing: str = "half"
-
-    def query(self, x: Tensor) -> Tensor:
-        """The rotated queries, [B, H, T, D] like x."""
-        return turn(x, self.cos, self.sin, self.pairing)
-
-    def key(self, x: Tensor) -> Tensor:
-        """The rotated keys, [B, H, T, D] like x."""
-        return turn(x, self.cos, self.sin, self.pairing)
+    def query(self, x: Tensor, /) -> Tensor: ...
+    def key(self, x: Tensor, /) -> Tensor: ...
 
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Once per model: added to the token embeddings."""
+    """Once per model: vectors [B, T, C] added to the token embeddings.
 
-    def embed(self, w: Weights, at: Tokens) -> Tensor: ...  # [B, T, C]
+    An encoding that meets them otherwise has `onto(w, x, at)` too, which returns the embeddings with positions.
+    """
+
+    def embed(self, w: Weights, at: Tokens) -> Tensor: ...
 
 
 @runtime_checkable
 class Rotates(Protocol):
     """Each query and key alone: mapped keys may be cached."""
 
-    def rotation(self, w: Weights, at: Tokens) -> Rotation: ...
+    def rotation(self, w: Weights, at: Tokens) -> Maps: ...
 
 
 @runtime_checkable
 class Biases(Protocol):
-    """Pairs of positions: added to the logits."""
+    """Pairs of positions: [B, H, Q, K] added to the logits."""
 
-    def bias(self, w: Weights, q_at: Tokens, k_at: Tokens) -> Tensor: ...  # [B, H, Tq, Tk]
+    def bias(self, w: Weights, q_at: Tokens, k_at: Tokens) -> Tensor: ...
 
 
 @runtime_checkable
 class Mixes(Protocol):
-    """Pairs of contents: replaces the dot product."""
+    """Pairs of contents: [B, H, Q, K] in place of the scaled dot product.
+
+    It may have `values(w, a, v, q_at, k_at)` in place of `a @ v`, and `visible(q_at, k_at)`, a mask of its own.
+    """
 
     def logits(self, w: Weights, q: Tensor, k: Tensor, q_at: Tokens, k_at: Tokens) -> Tensor: ...
+
+
+class OfDistance:
+    """Gives `bias` to an encoding that says what each distance costs: `of_distance(w, d: Int[N]) -> Float[H, N]`."""
+
+    def of_distance(self, w: Weights, d: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def bias(self, w: Weights, q_at: Tokens, k_at: Tokens) -> Tensor:
+        """[B, H, Q, K]: the cost of the distance from each query back to each key."""
+        d = distance(q_at, k_at)
+        return self.of_distance(w, d.flatten()).unflatten(1, d.shape).transpose(0, 1)
 
 
 def parts(encoding: Any, site: type) -> list[Any]:

@@ -1,7 +1,7 @@
 """Where, when and whose: the three integers of every token.
 
 A cache, a packed row, a padded row and a shard differ in nothing else.  This is the only file that counts positions.
-Letters: B batch, T tokens, A axes.
+Letters: B batch, T tokens, A axes, Q queries, K keys.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ PADDING = -1  # the document that padding belongs to
 class Tokens(NamedTuple):
     """Three int64 tensors that travel with the tokens through caches, packing and sharding."""
 
-    position: Tensor  # Int[B, T, A]: where, for encodings
+    position: Tensor  # Int[B, T, A]: where, for encodings; Float64 where tokens stand between places
     order: Tensor  # Int[B, T]: when, for causality; equals position for plain text
     document: Tensor  # Int[B, T]: whose
 
@@ -45,7 +45,7 @@ def ragged(*lengths: int) -> Tokens:
     return Tokens(where.clamp(min=0)[..., None], column.expand(len(lengths), -1), torch.where(where < 0, PADDING, 0))
 
 
-def select(at: Tokens, index: Tensor) -> Tokens:
+def select(at: Tokens, index: Tensor | slice) -> Tokens:
     """The tokens at `index` (Int[N], along T), with everything they carry: a shard, a crop or a reordering."""
     return Tokens(at.position[:, index], at.order[:, index], at.document[:, index])
 
@@ -75,3 +75,28 @@ def append(at: Tokens, count: int) -> Tokens:
         at.order[:, -1:] + step,
         at.document[:, -1:].expand(-1, count),
     )
+
+
+def line(at: Tokens, owner: str) -> Tensor:
+    """Int[B, T]: the positions along the only axis. Raises ConfigError, naming `owner`, where there are several."""
+    axes = at.position.shape[-1]
+    require(axes == 1, f"the position that {owner} reads", "along one axis", f"{axes} axes")
+    return at.position[..., 0]
+
+
+def rows(at: Tokens, length: int, owner: str) -> Tensor:
+    """Int[B, T]: the positions as row numbers of a table of `length` rows. Raises ConfigError beyond either end."""
+    where = line(at, owner)
+    require(not where.is_floating_point(), f"the position that {owner} reads", "a whole number", where.dtype)
+    # a compiled lookup checks its bounds itself
+    if where.numel() and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in where.aminmax())
+        rule = f"a row of its table, from 0 to {length - 1}"
+        require(low >= 0, f"the position that {owner} reads", rule, low)
+        require(high < length, f"the position that {owner} reads", rule, high)
+    return where
+
+
+def distance(q_at: Tokens, k_at: Tokens) -> Tensor:
+    """Int[B, Q, K]: how far each key lies behind each query; negative where it lies ahead."""
+    return line(q_at, "a distance")[:, :, None] - line(k_at, "a distance")[:, None, :]

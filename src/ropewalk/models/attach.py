@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ropewalk.encodings import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
+from ropewalk.rotation import Rotation
 from ropewalk.scalings import Yarn
-from ropewalk.sites import Rotation
 from ropewalk.tokens import Tokens, contiguous
 
 Encoding = Rotary | tuple[()]  # () is a layer without positions

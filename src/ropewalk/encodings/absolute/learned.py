@@ -1,0 +1,39 @@
+"""A learned vector per position. Gehring et al. 2017, arXiv:1705.03122; Devlin et al. 2018, arXiv:1810.04805 (BERT)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ropewalk.errors import require_choice, require_number
+from ropewalk.sites import Weights
+from ropewalk.tokens import Tokens, rows
+
+INJECTS = ("input", "pre_head")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Adds row `position + first_row` of a trained table to the token embeddings; there is nothing beyond the table.
+
+    Some models keep the first rows for themselves: `first_row` is 2 in OPT and in RoBERTa.
+    """
+
+    dim: int
+    length: int
+    first_row: int = 0
+    inject: str = "input"  # or "pre_head": only before the output head, as DeBERTa does
+
+    def __post_init__(self) -> None:
+        require_number(self, "dim", at_least=1, whole=True)
+        require_number(self, "length", at_least=1, whole=True)
+        require_number(self, "first_row", at_least=0, whole=True)
+        require_choice(self, "inject", INJECTS)
+
+    def init(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """The table, Float32[first_row + length, dim], drawn from N(0, 0.02)."""
+        return {"table": 0.02 * torch.randn(self.first_row + self.length, self.dim, generator=draw)}
+
+    def embed(self, w: Weights, at: Tokens) -> Tensor:
+        """[B, T, dim]. Raises ConfigError for a position outside the table."""
+        return torch.nn.functional.embedding(rows(at, self.length, "Learned") + self.first_row, w["table"])
