@@ -1,5 +1,6 @@
 """Ropewalk gives Transformers their sense of position."""
 
+from ropewalk import masks as masks
 from ropewalk.attention.module import Positions as Positions
 from ropewalk.attention.module import initial as initial
 from ropewalk.attention.reference import attend as attend
@@ -10,6 +11,14 @@ from ropewalk.encodings import *
 from ropewalk.errors import ConfigError as ConfigError
 from ropewalk.errors import RopewalkError as RopewalkError
 from ropewalk.errors import UnsupportedError as UnsupportedError
+from ropewalk.multimodal import Image as Image
+from ropewalk.multimodal import Text as Text
+from ropewalk.multimodal import Video as Video
+from ropewalk.multimodal import grid as grid
+from ropewalk.multimodal import multimodal as multimodal
+from ropewalk.multimodal import pack as pack
+from ropewalk.multimodal import pad as pad
+from ropewalk.multimodal import position_delta as position_delta
 from ropewalk.notation import exported as exported
 from ropewalk.notation import parse as parse
 from ropewalk.notation import short as short
