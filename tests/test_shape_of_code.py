@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 40, 6
 ENCODING_LINES = 80
 # what one reads to know how an encoding works
-READERS_PATH = ("tokens.py", "sites.py", "encodings/bias/alibi.py", "attention/reference.py")
+READERS_PATH = ("tokens.py", "sites.py", "encodings/bias/sandwich.py", "attention/reference.py")
 # a file imports from its own layer and from those before it
 LAYERS = """
 errors tokens multimodal masks spectrum rotation sites scalings encodings remaps notation attention probe

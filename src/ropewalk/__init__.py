@@ -1,6 +1,8 @@
 """Ropewalk gives Transformers their sense of position."""
 
 from ropewalk import masks as masks
+from ropewalk.attention.linear import attend as attend_linear
+from ropewalk.attention.linear import recur as recur_linear
 from ropewalk.attention.module import Positions as Positions
 from ropewalk.attention.module import initial as initial
 from ropewalk.attention.reference import attend as attend
@@ -8,6 +10,7 @@ from ropewalk.attention.reference import embed as embed
 from ropewalk.attention.reference import logits as logits
 from ropewalk.attention.reference import rotate as rotate
 from ropewalk.encodings import *
+from ropewalk.encodings.layers import alternate as alternate
 from ropewalk.errors import ConfigError as ConfigError
 from ropewalk.errors import RopewalkError as RopewalkError
 from ropewalk.errors import UnsupportedError as UnsupportedError

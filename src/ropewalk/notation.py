@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from ropewalk import encodings, remaps, scalings
-from ropewalk.encodings import Rotary
+from ropewalk.encodings import Learned, Rotary
 from ropewalk.errors import ConfigError, did_you_mean
 
 
@@ -55,8 +55,12 @@ SAMPLES: dict[str, Any] = {
     "dim": 16,
     "length": 64,
     "window": 16,
+    "height": 8,
+    "width": 8,
     "rotary": Rotary(16),
+    "of": Learned(16, 64),
     "heads": 4,
+    "warp": remaps.Piecewise(16),
     "base": 5e5,
     "factor": 4.0,
     "trained_length": 64,
@@ -105,7 +109,7 @@ def build(node: ast.expr) -> Any:
 def find(name: str) -> type:
     """The class of that name. Raises ConfigError with the nearest known one."""
     if name not in known():
-        raise ConfigError(f"unknown name {name!r}{did_you_mean(name, known())}; known: {', '.join(sorted(known()))}")
+        raise ConfigError(f"unknown name {name!r}{did_you_mean(name, known())}; `ropewalk list` shows every name")
     return known()[name]
 
 

@@ -66,15 +66,16 @@ def shard(at: Tokens, rank: int, world: int, layout: str = "zigzag") -> Tokens:
 
 
 def append(at: Tokens, count: int) -> Tokens:
-    """The `count` tokens that continue each row of `at`: the coordinates of newly decoded tokens alone."""
+    """The `count` tokens that continue the last document of each row, after its largest coordinate on any axis."""
     require(count >= 0, "append.count", "at least 0", count)
+    require(at.order.shape[1] > 0, "append.at", "tokens to go on after", "none")
     step = torch.arange(1, count + 1, device=at.order.device)
-    last = at.position[:, -1:].amax(dim=-1, keepdim=True)
-    return Tokens(
-        (last + step[None, :, None]).expand(-1, -1, at.position.shape[-1]),
-        at.order[:, -1:] + step,
-        at.document[:, -1:].expand(-1, count),
-    )
+    newest = torch.where(at.document == PADDING, -1, at.order).argmax(dim=1, keepdim=True)
+    document = at.document.gather(1, newest)
+    own = torch.where((at.document == document)[..., None], at.position, at.position.amin())
+    where = own.amax(dim=(1, 2))[:, None, None] + step[None, :, None]
+    order = at.order.amax(dim=1, keepdim=True) + step
+    return Tokens(where.expand(-1, -1, at.position.shape[-1]), order, document.expand(-1, count))
 
 
 def line(at: Tokens, owner: str) -> Tensor:
@@ -86,14 +87,19 @@ def line(at: Tokens, owner: str) -> Tensor:
 
 def rows(at: Tokens, length: int, owner: str) -> Tensor:
     """Int[B, T]: the positions as row numbers of a table of `length` rows. Raises ConfigError beyond either end."""
-    where = line(at, owner)
-    require(not where.is_floating_point(), f"the position that {owner} reads", "a whole number", where.dtype)
+    where = whole(line(at, owner), owner)
     # a compiled lookup checks its bounds itself
     if where.numel() and not torch.compiler.is_compiling():
         low, high = (int(x) for x in where.aminmax())
         rule = f"a row of its table, from 0 to {length - 1}"
         require(low >= 0, f"the position that {owner} reads", rule, low)
         require(high < length, f"the position that {owner} reads", rule, high)
+    return where
+
+
+def whole(where: Tensor, owner: str) -> Tensor:
+    """The same positions or distances. Raises ConfigError, naming `owner`, unless they are whole numbers."""
+    require(not where.is_floating_point(), f"the position that {owner} reads", "a whole number", where.dtype)
     return where
 
 

@@ -23,7 +23,7 @@ def embed(x: Tensor, encoding: Any, w: Weights, at: Tokens, inject: str = "input
     """
     for e in parts(encoding, Embeds):
         if getattr(e, "inject", "input") == inject:
-            x = e.onto(w, x, at) if hasattr(e, "onto") else x + e.embed(w, at).to(x.dtype)
+            x = e.onto(w, x, at) if hasattr(e, "onto") else (x + e.embed(w, at)).to(x.dtype)
     return x
 
 
@@ -79,6 +79,6 @@ def attend(
             seen = seen & mixer.visible(at, k_at)
         s = logits(q[:, :, some].to(wide), k, encoding, w, at, k_at, scale)
         s = s.masked_fill(~seen[:, None], torch.finfo(s.dtype).min)
-        a = s.softmax(-1).masked_fill(~seen[:, None], 0)
+        a = s.softmax(-1).masked_fill(~seen[:, None], 0).to(wide)
         out.append(mixer.values(w, a, v, at, k_at) if hasattr(mixer, "values") else a @ v)
     return torch.cat(out, dim=2).to(q.dtype)

@@ -2,6 +2,7 @@
 
 from ropewalk.scalings.base_change import BaseChange as BaseChange
 from ropewalk.scalings.dynamic_ntk import DynamicNTK as DynamicNTK
+from ropewalk.scalings.hope import Hope as Hope
 from ropewalk.scalings.linear import Linear as Linear
 from ropewalk.scalings.llama3 import Llama3 as Llama3
 from ropewalk.scalings.longrope import LongRope as LongRope

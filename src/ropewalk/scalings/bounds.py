@@ -1,8 +1,10 @@
 """What a base can carry: bounds on context length and base. Men et al. 2024, arXiv:2405.14591; Su 2024,
 kexue.fm/archives/10122; Liu et al. 2023, arXiv:2310.05209."""
 
+import cmath
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 BLOCK = 8192  # positions looked at in one go
@@ -19,6 +21,17 @@ def first_negative(inv_freq: Sequence[float], below: int) -> int | None:
     import numpy as np
 
     return fault(np.array(inv_freq), 1, below)
+
+
+def long_term_decay(inv_freq: Sequence[float], distance: float) -> float:
+    """How far a logit can reach at all, `distance` tokens back: the mean length of the partial sums of the pairs' unit
+    vectors (Su et al. 2021, arXiv:2104.09864, section 3.4.3).
+
+    A logit lies within that, times the number of pairs, times the largest step from one pair's product of query and
+    key to the next pair's; a bound, under which single logits do rise with distance.
+    """
+    sums = accumulate(cmath.rect(1, distance * f) for f in inv_freq)
+    return math.fsum(map(abs, sums)) / len(inv_freq)
 
 
 def base_lower_bound(dim: int, length: int, rounds: int = 5) -> float:

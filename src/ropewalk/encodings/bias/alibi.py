@@ -11,29 +11,39 @@ from ropewalk.sites import OfDistance, Weights
 
 @dataclass(frozen=True)
 class Alibi(OfDistance):
-    """Lowers a logit by `slope * distance`, each head with a slope of its own; keys ahead count like keys behind.
+    """Lowers a logit by `slope * distance`, each head with a slope of its own; a key ahead costs `ahead` times that.
 
     Slopes fall from 2 ** (-max_exponent / n) to 2 ** -max_exponent when the number n of heads is a power of two;
-    otherwise those of the power below come first, then every other one of the power above.
+    otherwise those of the power below come first, then every other one of the power above. MPT's code orders them by
+    another rule with the same outcome. BLOOM adds `slope * position of the key`: the same after the softmax.
     """
 
     heads: int
     max_exponent: float = 8.0
+    ahead: float = 1.0  # 1 is symmetric, for encoders; a causal mask hides what is ahead
+    first: int = 0  # a rank that shares the heads out holds `count` of them (None: the rest), beginning here
+    count: int | None = None
 
     def __post_init__(self) -> None:
         require_number(self, "heads", at_least=1, whole=True)
         require_number(self, "max_exponent", above=0)
+        require_number(self, "ahead", at_least=0)
+        require_number(self, "first", at_least=0, at_most=self.heads - 1, whole=True)
+        if self.count is not None:
+            require_number(self, "count", at_least=1, at_most=self.heads - self.first, whole=True)
 
     def slopes(self) -> tuple[float, ...]:
-        """Each head's cost of one token of distance."""
+        """What one token of distance costs, for each head that is held."""
         below = 1 << (self.heads.bit_length() - 1)
-        return (*self.geometric(below), *self.geometric(2 * below)[::2])[: self.heads]
+        every = (*self.geometric(below), *self.geometric(2 * below)[::2])[: self.heads]
+        return every[self.first :][: self.count]
 
     def geometric(self, count: int) -> tuple[float, ...]:
         """The slopes of a power of two of heads."""
         return tuple(2.0 ** (-self.max_exponent * k / count) for k in range(1, count + 1))
 
     def of_distance(self, w: Weights, d: Tensor) -> Tensor:
-        """Float32[H, N]: minus the slope times the distance."""
+        """Float32[H, N]: minus the slope times the distance, rounded once."""
+        far = d.double()
         slopes = torch.tensor(self.slopes(), dtype=torch.float64, device=d.device)
-        return (-slopes[:, None] * d.abs()).float()
+        return (-slopes[:, None] * torch.where(far < 0, -self.ahead * far, far)).float()

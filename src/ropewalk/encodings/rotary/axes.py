@@ -1,4 +1,4 @@
-"""Which coordinate of a token, and which rate, drives each pair of channels.  B batch, T tokens, P pairs."""
+"""Which coordinate of a token, and which rate, drives each pair of channels.  B batch, T tokens, A axes, P pairs."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import require
+from ropewalk.rotation import Rotation
 from ropewalk.spectrum import Spectrum
 from ropewalk.tokens import Tokens
 
@@ -24,14 +25,11 @@ def check_sections(owner: Any, pairs: int) -> None:
 def axis_of_pair(rotary: Any) -> tuple[int, ...]:
     """The axis that each pair follows: every axis takes its pairs in one run, or they take them in turn."""
     sections = rotary.sections or (rotary.dim // 2,)
-    if rotary.layout == "interleaved":
-        return deal(sections)
-    return tuple(axis for axis, count in enumerate(sections) for _ in range(count))
-
-
-def deal(sections: tuple[int, ...]) -> tuple[int, ...]:
-    """The axis of each pair when the axes take pairs in turn; one that has all of its own is passed over."""
-    return tuple(axis for turn in range(max(sections)) for axis, count in enumerate(sections) if turn < count)
+    if rotary.layout == "chunked":
+        return tuple(axis for axis, count in enumerate(sections) for _ in range(count))
+    turns = (divmod(i, len(sections)) for i in range(sum(sections)))
+    # as Qwen3-VL deals them: the turn of an axis that has all its pairs goes to the first
+    return tuple(axis if turn < sections[axis] else 0 for turn, axis in turns)
 
 
 def places(axes: tuple[int, ...], rates: str) -> list[tuple[int, int]]:
@@ -42,11 +40,12 @@ def places(axes: tuple[int, ...], rates: str) -> list[tuple[int, int]]:
     """
     if rates == "shared":
         return [(0, i) for i in range(len(axes))]
+    nth = [axes[:i].count(axis) for i, axis in enumerate(axes)]
     if rates == "own":
-        return [(axis, axes[:i].count(axis)) for i, axis in enumerate(axes)]
-    order = deal(tuple(axes.count(axis) for axis in sorted(set(axes))))
-    hands = {axis: iter([i for i, a in enumerate(order) if a == axis]) for axis in axes}
-    return [(0, next(hands[axis])) for axis in axes]
+        return list(zip(axes, nth, strict=True))
+    # pairs by turn, then by axis: an axis that has all of its own is passed over
+    order = sorted(range(len(axes)), key=lambda i: (nth[i], axes[i]))
+    return [(0, order.index(i)) for i in range(len(axes))]
 
 
 def coordinates(at: Tokens, axes: tuple[int, ...]) -> Tensor:
@@ -63,3 +62,14 @@ def coordinates(at: Tokens, axes: tuple[int, ...]) -> Tensor:
 def angles(where: Tensor, spectrum: Spectrum) -> Tensor:
     """Float64[B, T, P]: coordinates times rates, in radians."""
     return where.double() * torch.tensor(spectrum.inv_freq, dtype=torch.float64, device=where.device)
+
+
+def on_axes(at: Tokens, axes: int) -> Tensor:
+    """Float64[B, T, A]: every coordinate, for what is learned over all of them; one axis stands for each."""
+    return coordinates(at, tuple(range(axes))).double().expand(-1, -1, axes)
+
+
+def turned_by(angle: Tensor, learned: Tensor, pairing: str) -> Rotation:
+    """The tables of learned angles (Float64), in the dtype of what was learned, float32 at least."""
+    dtype = torch.promote_types(learned.dtype, torch.float32)
+    return Rotation(angle.cos().to(dtype), angle.sin().to(dtype), pairing)

@@ -59,14 +59,14 @@ class Rotary:
 
     def bent(self, scaling: tuple[Scaling | Adapts, ...]) -> Spectrum:
         """The rate of each pair, taken from its axis's table after every rule has bent that table."""
-        counts = (self.sections if self.rates == "own" else ()) or (self.dim // 2,)
+        axes = axis_of_pair(self)
+        counts = [axes.count(axis) for axis in range(self.axes)] if self.rates == "own" else [self.dim // 2]
         tables = [Spectrum(tuple(self.base ** (-i / n) for i in range(n))) for n in counts]
         for rule in scaling:
             if not isinstance(rule, Scaling):
                 raise ConfigError(f"Rotary.scaling must be settled by for_length(encoding, length) first, got {rule!r}")
             tables = [rule(table) for table in tables]
-        rates = (tables[table].inv_freq[row] for table, row in places(axis_of_pair(self), self.rates))
-        return Spectrum(tuple(rates), tables[0].magnitude)
+        return Spectrum(tuple(tables[n].inv_freq[row] for n, row in places(axes, self.rates)), tables[0].magnitude)
 
     def rotation(self, w: Weights, at: Tokens) -> Rotation:
         """Cosines and sines [B, T, dim / 2]: float64 angles, one narrowing to float32, magnitude included."""
