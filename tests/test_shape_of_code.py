@@ -62,7 +62,7 @@ def parameters(path: str, tree: ast.Module) -> Iterator[str]:
         # the parameters of a command are its options, and those are the fields of its request
         command = path.startswith("cli/") and f.name.endswith("_command")
         # attention takes three tensors, whose they are, and the encoding with its weights
-        attention = path.startswith("attention/") and f.name in ("attend", "logits", "forward")
+        attention = path.startswith("attention/") and f.name in ("attend", "attend_linear", "logits", "forward")
         if count > PARAMETERS and not command and not attention:
             yield f"{f.name} has {count} parameters"
 

@@ -1,8 +1,8 @@
 """Ropewalk gives Transformers their sense of position."""
 
 from ropewalk import masks as masks
-from ropewalk.attention.linear import attend as attend_linear
-from ropewalk.attention.linear import recur as recur_linear
+from ropewalk.attention.linear import attend_linear as attend_linear
+from ropewalk.attention.linear import recur_linear as recur_linear
 from ropewalk.attention.module import Positions as Positions
 from ropewalk.attention.module import initial as initial
 from ropewalk.attention.reference import attend as attend

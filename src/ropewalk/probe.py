@@ -3,6 +3,7 @@
 Letters: B batch, T tokens, Q queries, K keys, H heads, D head channels, C model channels.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,8 +55,8 @@ def probe(encoding: Any) -> Properties:
     parts do not fit into one attention layer.
     """
     settled = for_length(encoding, 2 * reach(encoding))
-    trial = Trial(settled, limit(settled))
     try:
+        trial = Trial(settled, limit(settled))
         traces(trial, 0)
     except RuntimeError as error:
         line = f"encoding must be of parts that fit one attention layer, got {encoding!r}: {error}".split("\n")[0]
@@ -76,6 +77,7 @@ def probe(encoding: Any) -> Properties:
     )
 
 
+@functools.lru_cache(maxsize=256)
 def limit(encoding: Any) -> int | None:
     """The last position that every part takes, or None where none of them ends within the square of its reach."""
     ends = (end(Trial(e), reach(e) ** 2 + SHIFTS[1]) for e in members(encoding))
@@ -133,6 +135,7 @@ def traces(trial: Trial, shift: int) -> list[Tensor]:
     for query in some(trial.tokens):
         s = trial.logits(q, k, at, query + first)[..., first:]
         text = select(at, slice(first, first + query + 1))
+        found += hidden(trial, text)
         mixed = valued(trial, torch.full_like(s, 1 / s.shape[-1]), v[:, :, first : first + query + 1], text)
         found += [s, *mixed]
     return found
@@ -141,6 +144,12 @@ def traces(trial: Trial, shift: int) -> list[Tensor]:
 def some(at: Tokens) -> list[int]:
     """Four of the tokens, by index: the first, the last and two between."""
     return [(at.order.shape[1] - 1) * part // 3 for part in range(4)]
+
+
+def hidden(trial: Trial, at: Tokens) -> list[Tensor]:
+    """Which tokens a part with a mask of its own keeps from the last one."""
+    new = select(at, slice(-1, None))
+    return [(~e.visible(new, at)).double() for e in parts(trial.encoding, Mixes) if hasattr(e, "visible")]
 
 
 def valued(trial: Trial, a: Tensor, v: Tensor, at: Tokens) -> list[Tensor]:

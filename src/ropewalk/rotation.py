@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ropewalk.errors import ConfigError
+from ropewalk.errors import ConfigError, require
 
 PAIRINGS = ("half", "interleaved")
 
@@ -20,6 +20,8 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, pairing: str, offset: int = 0) -> 
     turned = turned.to(torch.promote_types(x.dtype, torch.float32))
     parted = turned.unflatten(-1, (2, pairs) if pairing == "half" else (pairs, 2))
     first, second = parted.unbind(-2 if pairing == "half" else -1)
+    fits = cos.dim() == 3 or cos.shape[1] in (1, x.shape[1])
+    require(fits, "a rotation that differs by head", f"for as many heads as it turns, {x.shape[1]}", cos.shape[1])
     cos, sin = (t[:, None] if t.dim() == 3 else t for t in (cos, sin))
     both = (first * cos - second * sin, first * sin + second * cos)
     out = torch.stack(both, dim=-2 if pairing == "half" else -1).flatten(-2)

@@ -25,6 +25,13 @@ class Adapts(Protocol):
     def at(self, length: int, /) -> Any: ...
 
 
+def is_scaling(rule: Any) -> bool:
+    """Whether a value bends a spectrum, or settles to one that does; a class does not, nor does a map of Tokens."""
+    if isinstance(rule, type) or not isinstance(rule, Scaling):
+        return isinstance(rule, Adapts) and not isinstance(rule, type)
+    return rule.__call__.__annotations__.get("return", Spectrum) in (Spectrum, Spectrum.__name__)
+
+
 def for_length(rule: Any, length: int) -> Any:
     """`rule` with everything that depends on the served length settled, before any tensor exists.
 

@@ -11,7 +11,7 @@ from contracts.cases import DIM, ENCODINGS, HEADS, Layer, placed, words
 from ropewalk.notation import short
 from ropewalk.sites import Embeds
 
-SHORT = 7
+SHORT = 11
 # vectors that are made one after the other, as many as the largest position asks for
 SEQUENTIAL = ("Recurrent", "Floater")
 every = pytest.mark.parametrize("encoding", ENCODINGS, ids=short)

@@ -26,6 +26,7 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 
 
 def near(found: Tensor, expected: Tensor, unit: float = ANGLES) -> None:
+    found, expected = found.detach(), expected.detach()
     torch.testing.assert_close(found, expected, rtol=0, atol=unit * float(expected.abs().max()))
 
 

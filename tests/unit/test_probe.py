@@ -1,6 +1,7 @@
 """Derived properties against a table written by hand, and encodings that are broken on purpose."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from ropewalk.attention.trial import Trial, held, reach, spread
 from ropewalk.probe import SHIFTS, probe, relative
 from ropewalk.sites import OfDistance, Weights
 
-# encoding | site | relative | norm | keys | learned numbers | last position | linear | kernel | constant on equal tokens
+# encoding | site | relative | norm | keys | learned | last position | linear | kernel | constant on equal tokens
 TABLE = """
 Sinusoidal(16)               | embed    | no  | -       | mapped | 0     | any  | yes | SDPA           | no
 Learned(16, 64)              | embed    | no  | -       | mapped | 1024  | 63   | yes | SDPA           | no
@@ -60,7 +61,7 @@ ReRope(Rotary(16))           | mix      | yes | -       | raw    | 0     | any  
 LeakyReRope(Rotary(16))      | mix      | yes | -       | raw    | 0     | any  | no  | reference      | yes
 SelfExtend(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
 DualChunk(Rotary(16))        | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
-LMInfinite(Rotary(16), 16)   | mix      | yes | -       | raw    | 0     | any  | no  | reference      | yes
+LMInfinite(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
 (Rotary(16), Alibi(4))       | rotation bias | yes | kept | mapped | 0   | any  | no  | rotary + distance table | yes
 (Learned(16, 64), Shaw(16))  | embed mix | no | -       | raw    | 2080  | 63   | no  | reference      | no
 """
@@ -255,7 +256,7 @@ def test_places_begin_together_and_end_far_apart(count: int, last: int) -> None:
     places = spread(count, last)
     assert (places[0], places[-1]) == (0, last)
     assert len(places) <= count
-    gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(places)]
     assert gaps[0] == 1
     assert min(gaps) == 1
     assert gaps[-1] == max(gaps)

@@ -25,7 +25,7 @@ def positive(x: Tensor) -> Tensor:
     return torch.nn.functional.elu(x) + 1
 
 
-def attend(
+def attend_linear(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -56,7 +56,7 @@ class State(NamedTuple):
     document: Tensor  # Int[B]: whose tokens these were
 
 
-def recur(
+def recur_linear(
     qkv: tuple[Tensor, Tensor, Tensor],
     encoding: Any,
     w: Weights,
@@ -64,7 +64,7 @@ def recur(
     state: State | None = None,
     feature: Feature = positive,
 ) -> tuple[Tensor, State]:
-    """What causal `attend` gives, [B, H, T, V], one token after the other, and the state that the next tokens need.
+    """What causal `attend_linear` gives, [B, H, T, V], token after token, and the state that the next tokens need.
 
     Each row holds its tokens in their order and each document in one run, as `packed` and `ragged` do: a token of
     another document starts anew. The positions of an encoding that grows (XPos) must stay where float32 holds it.

@@ -21,6 +21,7 @@ from ropewalk.tokens import Tokens, contiguous, select
 HEADS, DIM = 4, 16  # of an encoding that fits any
 NEAR = 127  # the least distance that a text spans
 TOKENS = 64  # of a text
+LONGEST = 2**26  # its square, in float64, still has room for a fraction
 
 
 def members(encoding: Any) -> tuple[Any, ...]:
@@ -42,8 +43,8 @@ def held(value: Any, name: str | None = None) -> Iterator[int]:
 
 
 def reach(encoding: Any) -> int:
-    """The largest length that the configuration mentions: of a table, a window, a clipped distance."""
-    return max(held(encoding), default=1)
+    """The largest length that the configuration mentions, of a table, a window or a clipped distance, up to LONGEST."""
+    return min(max(held(encoding), default=1), LONGEST)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import sys
 import typer
 
 from ropewalk.cli.extend import extend_command
+from ropewalk.cli.list import list_command
+from ropewalk.cli.show import show_command
 from ropewalk.errors import RopewalkError
 
 INTERRUPTED = 130  # what typer makes of control-C
@@ -23,6 +25,8 @@ def ropewalk() -> None:
 
 
 app.command("extend")(extend_command)
+app.command("list")(list_command)
+app.command("show")(show_command)
 
 
 def main() -> None:

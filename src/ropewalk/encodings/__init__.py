@@ -35,6 +35,6 @@ from ropewalk.encodings.rotary.lie import LieRotary as LieRotary
 from ropewalk.encodings.rotary.mixed import RotaryMixed as RotaryMixed
 from ropewalk.encodings.rotary.rotary import Rotary as Rotary
 from ropewalk.encodings.rotary.string import CayleyString as CayleyString
-from ropewalk.encodings.rotary.xpos import XPos as XPos
 from ropewalk.encodings.rotary.temperature import LogN as LogN
 from ropewalk.encodings.rotary.temperature import Temperature as Temperature
+from ropewalk.encodings.rotary.xpos import XPos as XPos

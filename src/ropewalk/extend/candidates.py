@@ -1,6 +1,7 @@
 """What a search tries: every static scaling, over factors and magnitudes, and the two honest baselines."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ropewalk.encodings import Rotary
@@ -51,7 +52,7 @@ def rules(factor: float, window: int) -> list[Rule]:
 def with_rule(encodings: Sequence[Encoding], rule: Rule, reaching: Sequence[bool]) -> tuple[Encoding, ...]:
     """`encodings` with one more scaling in every rotating layer that reaches beyond the window."""
     return tuple(
-        Rotary(e.dim, e.base, (*e.scaling, rule), e.pairing, e.unscaled) if isinstance(e, Rotary) and far else e
+        replace(e, scaling=(*e.scaling, rule)) if isinstance(e, Rotary) and far else e
         for e, far in zip(encodings, reaching, strict=True)
     )
 

@@ -25,7 +25,7 @@ class Streaming:
         require_number(self, "recent", at_least=1, whole=True)
 
     def kept(self, at: Tokens) -> Tensor:
-        """Int[B, N]: the columns that stay, N at most sinks + recent; a row with fewer tokens keeps some padding.
+        """Int[B, N]: the columns that stay, N at most sinks + recent; a row with fewer tokens has padding before them.
 
         Raises ConfigError for packed documents, and for rows of different lengths that are not padded.
         """
@@ -39,7 +39,7 @@ class Streaming:
         size = int((rank == 2).sum(dim=1).max())
         enough = bool(((rank > 0).sum(dim=1) >= size).all())
         require(enough, "the rows that Streaming reads", "equally long, or padded", rank.shape)
-        return rank.argsort(dim=1, stable=True)[:, rank.shape[1] - size :].sort().values
+        return rank.argsort(dim=1, stable=True)[:, rank.shape[1] - size :]
 
     def skipped(self, at: Tokens) -> Tensor:
         """Int[B, 1]: how many tokens of the text stand between the sinks and the last ones."""

@@ -119,7 +119,7 @@ def moved(remap: Any, tokens: int) -> list[tuple[int, float]]:
 
 def sampled(far: int, bins: int = 240, each: int = 128) -> list[list[int]]:
     """Distances from 1 to `far` in bins of equal width on a log scale, each bin with its own or evenly chosen ones."""
-    edges = sorted({round(far ** (i / bins)) for i in range(bins + 1)} | {far + 1})
+    edges = sorted({*(round(far ** (i / bins)) for i in range(bins)), far + 1})
     return [few(range(a, b), each) for a, b in pairwise(edges)]
 
 

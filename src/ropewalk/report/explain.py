@@ -44,24 +44,24 @@ SHARED = {
 
 
 def kind_of(value: Any) -> str:
-    """ "encoding", "scaling" or "remap". Raises ConfigError for anything else, and for tuples of anything else."""
-    found = {name for v in members(value) for name, known in REGISTRIES.items() if type(v) in classes(known)}
-    known = all(any(type(v) in classes(r) for r in REGISTRIES.values()) for v in members(value))
-    fit = known and (not isinstance(value, tuple) or found <= {"encoding"})
-    require(fit, "show", "given an encoding, a tuple of encodings, a scaling or a remap", value)
+    """What a value is: "encoding", "scaling" or "remap", or a tuple of encodings or of scalings. Raises ConfigError."""
+    found = {next((k for k, known in REGISTRIES.items() if type(v) in classes(known)), "") for v in members(value)}
+    fit = found <= {"encoding"} or found == {"scaling"} or (found == {"remap"} and not isinstance(value, tuple))
+    require(fit, "show", "given an encoding, a scaling, a tuple of one of these, or a remap", value)
     return found.pop() if found else "encoding"
 
 
-def on(value: Any, dim: int, base: float) -> Any:
-    """The encoding that shows a value: a scaling is shown on a Rotary, everything else on itself."""
-    return Rotary(dim, base, (value,)) if kind_of(value) == "scaling" else value
+def explain(value: Any, trained_length: int | None = None, dim: int = 64, base: float = 1e4) -> Row:
+    """All there is to say about a value, as JSON has it; a scaling is shown on a Rotary of that `dim` and `base`.
 
-
-def explain(value: Any, encoding: Any, trained_length: int | None) -> Row:
-    """All there is to say about `value`, shown as `encoding`, as JSON has it."""
+    Raises ConfigError for what cannot be shown.
+    """
+    if trained_length is not None:
+        require(trained_length > 0, "--trained-length", "a positive number of tokens", trained_length)
     told = {"notation": short(value), "kind": kind_of(value), "parts": [part(v) for v in members(value)]}
     if told["kind"] == "remap":
-        return told | {"numbers": [places(value)]}
+        return told | {"trained_length": window(value, trained_length), "numbers": [places(value)]}
+    encoding = Rotary(dim, base, members(value)) if told["kind"] == "scaling" else value
     settled, trained = for_length(encoding, served(encoding, trained_length)), window(encoding, trained_length)
     return told | {
         "shown_on": short(encoding),
@@ -112,7 +112,7 @@ def parameters(value: Any) -> list[Row]:
 
 def meaning(kind: type, name: str) -> str:
     """What a field is for: what its class says, what the name always means, or what another class says of it."""
-    own = said(kind, name) or SHARED.get(name) or sentence(kind, rf"\b{name}\b")
+    own = said(kind, name) or SHARED.get(name) or sentence(kind, rf"\b{name.replace('_', '[_ ]')}\b")
     others = (other for known in REGISTRIES.values() for other in classes(known) if name in names(other))
     return own or next(filter(None, (said(other, name) for other in others)), "")
 
@@ -184,10 +184,11 @@ def by_distance(encoding: Any) -> Iterator[Row]:
         rows = [[d, float(cosines[-1, len(cosines) - 1 - d])] for d in near]
         if len(cosines) == min(last, 256) + 1:
             yield table("Likeness of position vectors, by distance from the last", ["distance", "cosine"], rows)
+    query = f"by distance back from a query at position {distances[-1]:,}"
     if parts(encoding, Biases):
-        yield heads("Bias of each head, by distance in tokens", distances, curves.bias(encoding, distances))
+        yield heads(f"Bias of each head, {query}", distances, curves.bias(encoding, distances))
     if parts(encoding, Rotates) or parts(encoding, Mixes):
-        caption = "Logit between tokens that are 1 in every channel, by distance in tokens"
+        caption = f"Logit between tokens that are 1 in every channel, {query}"
         yield heads(caption, distances, curves.kernel(encoding, distances))
 
 
@@ -200,6 +201,11 @@ def heads(caption: str, distances: Sequence[int], values: Tensor) -> Row:
 
 def places(remap: Any) -> Row:
     """Where a remap puts the tokens of a text of twice the length that it mentions, or of as many as it takes."""
-    found = curves.moved(remap, 2 * max(reach(remap), SHOWN))
+    found = curves.moved(remap, text_of(remap))
     text = f"Places of {len(found)} tokens, some of them left out here"
     return table(text, ["token of the text", "position"], curves.few(found, 2 * SHOWN))
+
+
+def text_of(remap: Any) -> int:
+    """How long a text a remap is shown on: twice what it mentions."""
+    return 2 * max(reach(remap), SHOWN)

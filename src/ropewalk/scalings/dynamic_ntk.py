@@ -1,4 +1,8 @@
-"""NTK-aware scaling that follows the served length. emozilla 2023; as the `dynamic` rule of Hugging Face."""
+"""NTK-aware scaling that follows the served length. emozilla 2023; as the `dynamic` rule of Hugging Face.
+
+Paper and code: the paper's factor is length / trained length, which is factor=1 here; the released rule has a factor
+of its own. We follow the code.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,8 @@
-"""HoPE: pairs too slow to turn once stand still. Chen et al. 2024, arXiv:2410.21216 (not the hyperbolic HoPE)."""
+"""HoPE: pairs too slow to turn once stand still. Chen et al. 2024, arXiv:2410.21216 (not the hyperbolic HoPE).
+
+Paper and code: three unrelated papers are called HoPE, and this is the high-frequency one. Its exact cut-off was not
+verified; `keep` overrides ours.
+"""
 
 import math
 from dataclasses import dataclass

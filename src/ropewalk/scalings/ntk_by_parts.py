@@ -1,4 +1,8 @@
-"""NTK by parts. bloc97 2023; definition 2 of Peng et al. 2023, arXiv:2309.00071."""
+"""NTK by parts. bloc97 2023; definition 2 of Peng et al. 2023, arXiv:2309.00071.
+
+Paper and code: definition 2 mixes two spectra; the first release mixed three, with other constants. We follow the
+paper; ntk_turns gives the release.
+"""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ class RadixNTK:
     """
 
     factor: float
-    variant: str = "mixed"
+    variant: str = "mixed"  # or "old" or "fixed"
     exponent: float = 0.625
 
     def __post_init__(self) -> None:

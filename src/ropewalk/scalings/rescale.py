@@ -10,7 +10,7 @@ from ropewalk.spectrum import Spectrum
 class Rescale:
     """Divides each pair's rate by its own factor, and multiplies rotated vectors by `magnitude`."""
 
-    factors: tuple[float, ...]
+    factors: tuple[float, ...]  # one divisor per pair
     magnitude: float = 1.0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,8 @@
-"""YaRN, at a fixed factor and following the served length. Peng et al. 2023, arXiv:2309.00071."""
+"""YaRN, at a fixed factor and following the served length. Peng et al. 2023, arXiv:2309.00071.
+
+Paper and code: the paper ramps over turns in the trained window, all released code over pair indices between rounded
+ends, the upper one held below dim although indices end at dim / 2. We follow the code; ramp="rotations" is the paper.
+"""
 
 import math
 from dataclasses import dataclass

@@ -80,7 +80,7 @@ def test_a_whole_rotary_takes_the_place_of_those_that_reach() -> None:
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        ("Yarm(2.0, 100)", r"unknown name 'Yarm'; did you mean 'Yarn'\?; known: .*Yarn"),
+        ("Yarm(2.0, 100)", r"unknown name 'Yarm'; did you mean 'Yarn'\?; `ropewalk list` shows"),
         ("Yarn(factor=2.0)", "Yarn needs trained_length"),
         ("Yarn(factr=2.0, trained_length=9)", r"Yarn has no field 'factr'; did you mean 'factor'\?"),
         ("Yarn(factor=-2.0, trained_length=9)", r"Yarn\.factor must be a number of at least 1, got -2\.0"),

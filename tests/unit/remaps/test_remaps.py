@@ -90,6 +90,12 @@ def test_a_gap_stands_at_each_cut_and_all_room_may_be_skipped() -> None:
     assert set(where[:, -1].tolist()) == {19, 20, 21, 22}
 
 
+def test_gaps_never_run_backwards() -> None:
+    where = rw.Pose(20, 60, chunks=5, seed=5)(rw.contiguous(20, batch=100)).position[..., 0]
+    assert (where.diff() >= 1).all()
+    assert (where[:, -1] < 60).all()
+
+
 def test_one_chunk_and_a_text_of_one_token_have_no_gap() -> None:
     at = rw.contiguous(20)
     assert torch.equal(rw.Pose(20, 100, chunks=1)(at).position, at.position)

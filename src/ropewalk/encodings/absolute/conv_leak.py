@@ -19,7 +19,7 @@ class ConvLeak:
     """
 
     dim: int
-    kernel: int = 3
+    kernel: int = 3  # tokens that each sum reads
     causal: bool = True  # the token and those before it; otherwise as many on either side
     padding: str = "zero"  # or "circular": the row's ends meet, and nothing leaks
 

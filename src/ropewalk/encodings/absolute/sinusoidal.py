@@ -1,4 +1,8 @@
-"""Sines and cosines of the position. Vaswani et al. 2017, arXiv:1706.03762."""
+"""Sines and cosines of the position. Vaswani et al. 2017, arXiv:1706.03762.
+
+Paper and code: the paper alternates sine and cosine; RoFormer and Marian put all sines first; tensor2tensor and
+fairseq do so with other rates. `layout` says which, the paper's unless told.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,8 @@
-"""Attention with linear biases. Press et al. 2022, arXiv:2108.12409 (ALiBi)."""
+"""Attention with linear biases. Press et al. 2022, arXiv:2108.12409 (ALiBi).
+
+Paper and code: for heads that are no power of two the paper's code takes the slopes of the power below and then every
+other one of the power above; MPT orders those of the power above, with the same outcome.
+"""
 
 from dataclasses import dataclass
 
@@ -14,15 +18,15 @@ class Alibi(OfDistance):
     """Lowers a logit by `slope * distance`, each head with a slope of its own; a key ahead costs `ahead` times that.
 
     Slopes fall from 2 ** (-max_exponent / n) to 2 ** -max_exponent when the number n of heads is a power of two;
-    otherwise those of the power below come first, then every other one of the power above. MPT's code orders them by
-    another rule with the same outcome. BLOOM adds `slope * position of the key`: the same after the softmax.
+    otherwise those of the power below come first, then every other one of the power above. BLOOM adds
+    `slope * position of the key`: the same after the softmax.
     """
 
     heads: int
     max_exponent: float = 8.0
     ahead: float = 1.0  # 1 is symmetric, for encoders; a causal mask hides what is ahead
-    first: int = 0  # a rank that shares the heads out holds `count` of them (None: the rest), beginning here
-    count: int | None = None
+    first: int = 0  # of the heads that a rank holds, where ranks share them out
+    count: int | None = None  # of the heads that a rank holds; None: all from the first on
 
     def __post_init__(self) -> None:
         require_number(self, "heads", at_least=1, whole=True)

@@ -1,4 +1,8 @@
-"""Functional interpolation for relative position. Li et al. 2023, arXiv:2310.04418 (FIRE)."""
+"""Functional interpolation for relative position. Li et al. 2023, arXiv:2310.04418 (FIRE).
+
+Paper and code: public copies differ in where eps and the absolute values stand. Here eps is added to the denominator,
+and c, the distance and the threshold are taken without sign.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +28,7 @@ class Fire:
     heads: int
     hidden: int = 32
     threshold: float = 512.0
-    eps: float = 1e-6
+    eps: float = 1e-6  # keeps the fraction finite at the very start
 
     def __post_init__(self) -> None:
         require_number(self, "heads", at_least=1, whole=True)

@@ -1,13 +1,16 @@
-"""Disentangled attention. He et al. 2020, arXiv:2006.03654 (DeBERTa); buckets and norm: versions 2 and 3."""
+"""Disentangled attention. He et al. 2020, arXiv:2006.03654 (DeBERTa); buckets and norm: versions 2 and 3.
 
-import math
+Paper and code: equation 4 takes p2c at the distance from key to query, the code at that from query to key, which all
+weights were trained with. We follow the code; index="paper" is the other.
+"""
+
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from ropewalk.encodings.mix.lookup import pick
+from ropewalk.encodings.mix.lookup import log_bucket, pick
 from ropewalk.errors import require, require_choice, require_flag, require_number
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, distance, whole
@@ -23,7 +26,7 @@ class Deberta:
 
     dim: int
     heads: int
-    width: int | None = None  # heads * dim
+    width: int | None = None  # None is heads * dim
     span: int = 512
     buckets: int = 0  # 256 in versions 2 and 3
     terms: str = "c2p|p2c"
@@ -52,13 +55,7 @@ class Deberta:
 
     def bucket(self, d: Tensor) -> Tensor:
         """Int64, like d: distances as they are, or their buckets, which keep growing beyond `span`."""
-        if not self.buckets:
-            return d
-        middle = self.buckets // 2
-        turns = (d.abs().clamp(min=middle).double() / middle).log() / math.log((self.span - 1) / middle)
-        # the slack keeps what is a whole number but for rounding out of the next bucket
-        shared = (turns * (middle - 1) - 1e-9).ceil().long() + middle
-        return torch.where(d.abs() <= middle, d, d.sign() * shared)
+        return log_bucket(d, self.buckets // 2, self.span) if self.buckets else d
 
     def logits(self, w: Weights, q: Tensor, k: Tensor, q_at: Tokens, k_at: Tokens) -> Tensor:
         """[B, H, Q, K], scaled. Raises ConfigError for positions that are not whole."""

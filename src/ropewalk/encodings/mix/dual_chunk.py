@@ -1,4 +1,8 @@
-"""Distances inside a chunk, to the chunk before and to all others. An et al. 2024, arXiv:2402.17463 (DCA)."""
+"""Distances inside a chunk, to the chunk before and to all others. An et al. 2024, arXiv:2402.17463 (DCA).
+
+Paper and code: the farthest distance is window - 1 in the paper and window in the code, whose chunks are smaller too.
+We follow the paper; form="code" is the other.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -27,7 +31,7 @@ class DualChunk(Branches):
     window: int = 4096  # the trained length; three quarters of it in the released code
     chunk: int = 3072
     local: int = 1024
-    form: str = "paper"
+    form: str = "paper"  # or "code", the released one
 
     def __post_init__(self) -> None:
         require_rotary(self)

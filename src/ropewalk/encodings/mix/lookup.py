@@ -1,4 +1,9 @@
-"""From a score per row of a table to a score per pair of tokens.  B batch, H heads, Q queries, K keys, N rows."""
+"""From a distance to a row of a table, and from a score per row to one per pair of tokens.
+
+Letters: B batch, H heads, Q queries, K keys, N rows.
+"""
+
+import math
 
 import torch
 from torch import Tensor
@@ -24,3 +29,11 @@ def rel_shift(of_row: Tensor, keys: int) -> Tensor:
     # rows one column shorter: each starts one further to the left than the row before
     folded = of_row.reshape(*front, columns, queries)[..., 1:, :]
     return folded.reshape(*front, queries, columns - 1)[..., :keys]
+
+
+def log_bucket(d: Tensor, middle: int, span: int) -> Tensor:
+    """Int64, like d: distances up to `middle` as they are; further ones share buckets that widen up to `span`."""
+    turns = (d.abs().clamp(min=middle).double() / middle).log() / math.log((span - 1) / middle)
+    # the slack keeps what is a whole number but for rounding out of the next bucket
+    shared = (turns * (middle - 1) - 1e-9).ceil().long() + middle
+    return torch.where(d.abs() <= middle, d, d.sign() * shared)

@@ -1,4 +1,8 @@
-"""Near keys exactly, far keys in groups. Jin et al. 2024, arXiv:2401.01325 (Self-Extend)."""
+"""Near keys exactly, far keys in groups. Jin et al. 2024, arXiv:2401.01325 (Self-Extend).
+
+Paper and code: the paper rounds window / group down; the code does not, and leaves texts shorter than the window
+alone. We follow the paper; form="code" is the fraction.
+"""
 
 from dataclasses import dataclass
 
@@ -22,7 +26,7 @@ class SelfExtend(Branches):
     rotary: Rotary
     window: int
     group: int = 8
-    form: str = "paper"
+    form: str = "paper"  # or "code", the released one
 
     def __post_init__(self) -> None:
         require_rotary(self)

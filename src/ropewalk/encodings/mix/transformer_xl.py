@@ -22,7 +22,7 @@ class TransformerXL:
 
     dim: int
     heads: int
-    width: int | None = None  # heads * dim
+    width: int | None = None  # None is heads * dim
     base: float = 10000.0
     clamp: int | None = None  # the distance, behind and ahead, from which on all count alike
 

@@ -23,7 +23,7 @@ class Tupe:
     dim: int
     heads: int
     length: int
-    width: int | None = None  # heads * dim
+    width: int | None = None  # None is heads * dim
     buckets: int = 0  # 32 in TUPE-R
     max_distance: int = 128  # where the buckets end
     cls: bool = True

@@ -9,7 +9,7 @@ from ropewalk.encodings.rotary.axes import LAYOUTS, RATES, angles, axis_of_pair,
 from ropewalk.errors import ConfigError, require, require_choice, require_even, require_number
 from ropewalk.rotation import PAIRINGS, Rotation
 from ropewalk.sites import Weights
-from ropewalk.spectrum import Adapts, Scaling, Spectrum
+from ropewalk.spectrum import Adapts, Scaling, Spectrum, is_scaling
 from ropewalk.tokens import Tokens
 
 
@@ -35,8 +35,7 @@ class Rotary:
     def __post_init__(self) -> None:
         require_even(self, "dim")
         require_number(self, "base", above=1)
-        rules = self.scaling if isinstance(self.scaling, tuple) else (None,)
-        known = all(isinstance(s, Scaling | Adapts) and not isinstance(s, type) for s in rules)
+        known = isinstance(self.scaling, tuple) and all(map(is_scaling, self.scaling))
         require(known, "Rotary.scaling", "a tuple of scalings", self.scaling)
         for field, choices in (("pairing", PAIRINGS), ("layout", LAYOUTS), ("rates", RATES)):
             require_choice(self, field, choices)

@@ -1,4 +1,8 @@
-"""Sharper attention for later queries. Su 2021, kexue.fm/archives/8823 (log n); Meta 2025 (Llama 4), Mistral 2025."""
+"""Sharper attention for later queries. Su 2021, kexue.fm/archives/8823 (log n); Meta 2025 (Llama 4), Mistral 2025.
+
+Paper and code: log n is taken per query, counting its own key, as in ReRoPE's and Qwen's code; Attention-E takes it
+once, of the whole length.
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""Rotation with exponential decay (xPos). Sun et al. 2022, arXiv:2212.10554."""
+"""Rotation with exponential decay (xPos). Sun et al. 2022, arXiv:2212.10554.
+
+Paper and code: released code measures growth from the middle of the text, the paper from 0. Logits are equal; we
+measure from the latest query, to stay in range.
+"""
 
 import math
 from dataclasses import dataclass
