@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ropewalk.errors import require
+from ropewalk.attention.fit import check_fit
 from ropewalk.masks import Mask, causal
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates, Weights, parts
 from ropewalk.tokens import Tokens, select
@@ -29,8 +29,8 @@ def embed(x: Tensor, encoding: Any, w: Weights, at: Tokens, inject: str = "input
 
 def rotate(q: Tensor, k: Tensor, encoding: Any, at: Tokens, w: Weights | None = None) -> tuple[Tensor, Tensor]:
     """The queries [B, H, T, D] and keys [B, G, T, D] of the same tokens, mapped by every part that rotates."""
-    for e in parts(encoding, Rotates):
-        rotation = e.rotation(w or {}, at)
+    check_fit(q, encoding)
+    for rotation in [e.rotation(w or {}, at) for e in parts(encoding, Rotates)]:
         q, k = rotation.query(q), rotation.key(k)
     return q, k
 
@@ -39,12 +39,12 @@ def logits(
     q: Tensor, k: Tensor, encoding: Any, w: Weights, q_at: Tokens, k_at: Tokens, scale: float | None = None
 ) -> Tensor:
     """[B, H, Q, K] before any mask, from q and k that are not yet mapped."""
+    check_fit(q, encoding)
     for e in parts(encoding, Rotates):
         # one that grows with position is shift equivariant and asks for positions near zero
         near = e.nearby(q_at, k_at) if hasattr(e, "nearby") else (q_at, k_at)
         q, k = e.rotation(w, near[0]).query(q), e.rotation(w, near[1]).key(k)
     mixer = parts(encoding, Mixes)
-    require(len(mixer) < 2, "encoding", "at most one part that replaces the dot product", mixer)
     s = mixer[0].logits(w, q, k, q_at, k_at) if mixer else q @ k.mT * (scale or q.shape[-1] ** -0.5)
     for e in parts(encoding, Biases):
         s = s + e.bias(w, q_at, k_at)
@@ -74,9 +74,7 @@ def attend(
     for start in range(0, q.shape[2], BLOCK):
         some = slice(start, start + BLOCK)
         at = select(q_at, some)
-        seen = mask(at, k_at)
-        if hasattr(mixer, "visible"):
-            seen = seen & mixer.visible(at, k_at)
+        seen = mask(at, k_at) & (mixer.visible(at, k_at) if hasattr(mixer, "visible") else True)
         s = logits(q[:, :, some].to(wide), k, encoding, w, at, k_at, scale)
         s = s.masked_fill(~seen[:, None], torch.finfo(s.dtype).min)
         a = s.softmax(-1).masked_fill(~seen[:, None], 0).to(wide)
