@@ -15,8 +15,8 @@ ENCODING_LINES = 80
 READERS_PATH = ("tokens.py", "sites.py", "encodings/bias/sandwich.py", "attention/reference.py")
 # a file imports from its own layer and from those before it
 LAYERS = """
-errors tokens multimodal masks spectrum rotation sites scalings encodings remaps notation attention probe
-formats models evaluate extend reason report cli
+errors kernels tokens multimodal masks spectrum rotation sites scalings encodings remaps notation attention probe
+formats models evaluate extend reason bench report cli
 """.split()
 TORCHLESS = ("scalings", "formats")
 # the places where positions are made: of plain rows, and of patches between texts; everything else is given them
@@ -63,7 +63,9 @@ def parameters(path: str, tree: ast.Module) -> Iterator[str]:
         command = path.startswith("cli/") and f.name.endswith("_command")
         # attention takes three tensors, whose they are, and the encoding with its weights
         attention = path.startswith("attention/") and f.name in ("attend", "attend_linear", "logits", "forward")
-        if count > PARAMETERS and not command and not attention:
+        # a kernel takes tensors, and each as an address with its strides
+        kernel = path.startswith("kernels/")
+        if count > PARAMETERS and not command and not attention and not kernel:
             yield f"{f.name} has {count} parameters"
 
 
@@ -96,7 +98,8 @@ def prints(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def counted_positions(path: str, tree: ast.Module) -> Iterator[str]:
-    if path not in COUNTING:
+    # a kernel counts the lanes of a block, and knows of no Tokens
+    if path not in COUNTING and layer(path) != "kernels":
         named = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute | ast.Name | ast.alias))
         words = ((n, getattr(n, "attr", None) or getattr(n, "id", None) or getattr(n, "name", "")) for n in named)
         yield from (f"line {n.lineno} uses arange" for n, word in words if word.split(".")[-1] == "arange")
@@ -140,6 +143,7 @@ BAD = [
     (upward_imports, "cli/x.py", "from ropewalk import Rotary"),
     (upward_imports, "cli/x.py", "import ropewalk"),
     (upward_imports, "elsewhere/x.py", ""),
+    (upward_imports, "kernels/x.py", "from ropewalk.tokens import Tokens"),
     (upward_imports, "scalings/x.py", "from . import yarn"),
     (upward_imports, "scalings/x.py", "from .yarn import Yarn"),
     (torch_imports, "scalings/x.py", "def f():\n  import torch.nn"),
@@ -159,6 +163,8 @@ GOOD = [
     ),
     (upward_imports, "__init__.py", "from ropewalk.cli import main"),
     (torch_imports, "sites.py", "import torch"),
+    (parameters, "kernels/x.py", "def f(a, b, c, d, e, f, g, h): ..."),
+    (counted_positions, "kernels/x.py", "import triton.language as tl\ntl.arange(0, 4)"),
     (prints, "cli/x.py", "print(1)"),
     (counted_positions, "tokens.py", "import torch\ntorch.arange(3)"),
     (counted_positions, "multimodal.py", "import torch\ntorch.arange(3)"),

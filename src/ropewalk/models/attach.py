@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ropewalk.encodings import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
+from ropewalk.models.rebind import rebind
 from ropewalk.rotation import Rotation
 from ropewalk.scalings import Yarn
 from ropewalk.tokens import Tokens, contiguous
@@ -47,6 +48,9 @@ def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
     detach(model)
     width = next(e.dim for e in own if isinstance(e, Rotary))
     undo = look_up(decoder.h, each, width) if kind == "gptj" else share(decoder, each, width)
+    if kind != "gptj":
+        pairing = next(e.pairing for e in own if isinstance(e, Rotary))
+        undo += [back for layer in decoder.layers if (back := rebind(attention_of(layer), pairing))]
     if kind in SCALES_SOFTMAX:
         heads = [layer.self_attn for layer in decoder.layers]
         undo += [swap(h, "scaling", softmax_scale(h, e)) for h, e in zip(heads, each, strict=True)]
@@ -99,6 +103,11 @@ def swap(owner: nn.Module, name: str, value: object) -> Undo:
     back = partial(delattr, owner, name) if of_class else partial(setattr, owner, name, getattr(owner, name))
     setattr(owner, name, value)
     return back
+
+
+def attention_of(layer: Any) -> nn.Module:
+    """The attention of one layer; GPT-NeoX has a name of its own for it."""
+    return layer.attention if hasattr(layer, "attention") else layer.self_attn
 
 
 def share(decoder: Any, each: Sequence[Encoding], width: int) -> list[Undo]:
