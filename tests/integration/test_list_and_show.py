@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "list": (("[Rotary(64)]",), "show must be given an encoding, a scaling"),
     "mixed tuple": (("(Rotary(64), Linear(2))",), "show must be given an encoding, a scaling"),
     "tuple of remaps": (("(Grouped(), Grouped())",), "show must be given an encoding, a scaling"),
-    "parts that do not fit": (("(Shaw(16), Rotary(32))",), "encoding must be of parts that fit one attention layer"),
+    "parts that do not fit": (("(Shaw(16), Rotary(32))",), "Shaw.dim must be 32, the channels of a head, got 16"),
     "different heads": (("(Alibi(4), T5(8))",), "encoding must be of parts with the same number of heads, got [4, 8]"),
     "odd dim": (("Linear(2)", "--dim", 7), "Rotary.dim must be even, got 7"),
     "negative base": (("Linear(2)", "--base", -1), "Rotary.base must be"),

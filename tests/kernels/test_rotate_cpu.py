@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ropewalk.errors import ConfigError
 from ropewalk.kernels import naive
@@ -18,6 +20,7 @@ from ropewalk.kernels import rotate as ops
 from ropewalk.kernels.cpu import rotate as cpu
 from ropewalk.kernels.cpu.memory import LARGE as PAGES
 from ropewalk.kernels.cpu.memory import fresh_like
+from ropewalk.kernels.cpu.threads import in_threads
 from ropewalk.kernels.rotate import PAIRINGS, rotate, rotate_, rotate_pair
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -102,6 +105,7 @@ def test_every_length(tokens: int, threads: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x, (cos, sin) = draw(2, 3, tokens, 6), tables(2, tokens, 3)
     close(into_nan(x, cos, sin), x, cos, sin)
+    assert torch.equal(rotate_(x.clone(), cos, sin), naive.rotate(x, cos, sin))
 
 
 def test_nothing_to_turn() -> None:
@@ -284,12 +288,13 @@ def test_queries_and_keys_of_different_lengths() -> None:
 def test_gradients(pairing: str, dtype: torch.dtype) -> None:
     """The transpose of a rotation is its inverse, in float64 by differentiating the formula."""
     q, k = draw(2, 5, 4, 40, dtype=dtype).transpose(1, 2), draw(2, 2, 5, 40, dtype=dtype)
-    cos, sin = (3 * t for t in tables(2, 5, 17))
+    of = tables(2, 5, 17), tuple(3 * t for t in tables(1, 5, 17))
     grads = draw(2, 4, 5, 40, dtype=dtype), draw(1, 2, 5, 1, dtype=dtype).expand(2, 2, 5, 40)
     q.requires_grad_()
     k.requires_grad_()
-    outs = rotate_pair(q, k, (cos, sin), (cos, sin), pairing, 3)
-    for x, grad, got in zip((q, k), grads, torch.autograd.grad(outs, (q, k), grads, retain_graph=True), strict=True):
+    outs = rotate_pair(q, k, *of, pairing, 3)
+    gots = torch.autograd.grad(outs, (q, k), grads, retain_graph=True)
+    for x, (cos, sin), grad, got in zip((q, k), of, grads, gots, strict=True):
         close(got, grad, cos, -sin, pairing, 3)
         wide = x.detach().double().requires_grad_()
         (exact,) = torch.autograd.grad(
@@ -300,7 +305,7 @@ def test_gradients(pairing: str, dtype: torch.dtype) -> None:
         (alone,) = torch.autograd.grad(rotate(x, cos, sin, pairing, 3), x, grad)
         assert torch.equal(alone, got)
     (only,) = torch.autograd.grad(outs[0].sum(), q)
-    close(only, torch.ones_like(q), cos, -sin, pairing, 3)
+    close(only, torch.ones_like(q), of[0][0], -of[0][1], pairing, 3)
 
 
 def test_gradients_reach_learned_tables() -> None:
@@ -370,6 +375,11 @@ def test_what_follows_torch_op_by_op_is_followed() -> None:
     conjugate = torch.complex(cos, -sin).conj()
     assert conjugate.imag.is_neg()
     assert torch.equal(rotate(x, conjugate.real, conjugate.imag), want)
+    assert torch.equal(rotate(torch.complex(x, -x).conj().imag, cos, sin), want)
+    with forward_ad.dual_level():
+        turned = forward_ad.unpack_dual(rotate(forward_ad.make_dual(x, 2 * x), cos, sin))
+        assert torch.equal(turned.primal, want)
+        assert torch.equal(turned.tangent, 2 * want)
 
 
 def test_inference_tensors() -> None:
@@ -399,11 +409,27 @@ def test_many_callers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wrong == []
 
 
+def test_who_started_is_waited_for() -> None:
+    here, done, started = threading.current_thread(), list[str](), threading.Event()
+
+    def work() -> None:
+        if threading.current_thread() is here:
+            assert started.wait(60)
+        else:
+            started.set()
+            time.sleep(0.1)
+        done.append("one")
+
+    in_threads(work, 2)
+    assert len(done) == 2
+
+
 FORK = """
-import os, sys, warnings
+import os, sys, threading, warnings
 import torch
 from ropewalk.kernels import naive
 from ropewalk.kernels.cpu import rotate as cpu
+from ropewalk.kernels.cpu.threads import in_threads
 from ropewalk.kernels.rotate import rotate
 
 cpu.ALONE = 0
@@ -416,6 +442,8 @@ warnings.simplefilter("ignore")
 child = os.fork()
 if child == 0:
     same = (rotate(x, cos, sin).numpy() == want.numpy()).all()
+    both = threading.Barrier(2)
+    in_threads(lambda: both.wait(60), 2)
     os._exit(0 if same else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -1,8 +1,8 @@
 # pyright: reportMissingParameterType=false, reportUnknownVariableType=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false
 # loops are compiled, not called: their parameters have no types that a checker could read, nor has what llvmlite builds
-"""The compiled loops that turn pairs of channels on a CPU.  One file, since numba recompiles what it keeps on disk
-when the file with the loop changes, and not when another one does.
+"""The compiled loops that turn pairs of channels on a CPU.  In one file with all that shapes them: numba recompiles
+what it keeps on disk when the file with the loop changes, and not when another one does.
 
 float16 is widened and rounded by the processor, bfloat16 by integers: to nearest, ties to even, NaN stays NaN.  No
 product is fused with a sum, so float32 and float64 results are those of `naive` to the last bit.
@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ropewalk.kernels.cpu.addresses import copy, number, publish, take
 
 AHEAD = 4096  # bytes that are fetched ahead of those being turned
 LINE = 64  # bytes of a cache line
@@ -84,8 +86,8 @@ def rounded(b: ir.IRBuilder, x: ir.Value, wide: ir.Type, lanes: int) -> ir.Value
     bits = b.bitcast(x, vector(I32, lanes))
     odd = b.and_(b.lshr(bits, constant(I32, lanes, 16)), constant(I32, lanes, 1))
     near = b.add(bits, b.add(odd, constant(I32, lanes, 0x7FFF)))
-    # a carry could make a number of NaN, which gets its quiet bit instead
-    return b.select(b.fcmp_unordered("uno", x, x), b.or_(bits, constant(I32, lanes, 0x400000)), near)
+    # a carry could make a number of NaN, whose upper half says what it is after any sum
+    return b.select(b.fcmp_unordered("uno", x, x), bits, near)
 
 
 def load_tables(b: ir.IRBuilder, args: Any, table: types.Type, wide: ir.Type, lanes: int) -> list[ir.Value]:
@@ -181,49 +183,6 @@ def bytes_of(_: Any, x: Any):
 def pairs_of(_: Any, x: Any):
     """Pairs that go together."""
     return types.int64(x), lambda _c, _b, _s, _a: I64(lanes_of(x, True))
-
-
-@intrinsic
-def copy(_: Any, p_out: Any, p_x: Any, n_bytes: Any):
-    """Copy memory."""
-
-    def generate(context: Any, b: ir.IRBuilder, _: Any, args: Any) -> ir.Value:
-        p_out, p_x = (b.inttoptr(p, cgutils.voidptr_t) for p in args[:2])
-        cgutils.raw_memcpy(b, p_out, p_x, args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), generate
-
-
-@intrinsic
-def take(_: Any, p_counter: Any):
-    """The next number of a counter that threads share."""
-
-    def generate(_c: Any, b: ir.IRBuilder, _s: Any, args: Any) -> ir.Value:
-        return b.atomic_rmw("add", b.inttoptr(args[0], I64.as_pointer()), I64(1), "monotonic")
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def number(_: Any, p: Any, i: Any):
-    """The i-th of some integers."""
-
-    def generate(_c: Any, b: ir.IRBuilder, _s: Any, args: Any) -> ir.Value:
-        return b.load(b.inttoptr(b.add(args[0], b.mul(args[1], I64(8))), I64.as_pointer()))
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic
-def publish(_: Any):
-    """Wait until what was written past the caches can be read by all."""
-
-    def generate(context: Any, b: ir.IRBuilder, _s: Any, _a: Any) -> ir.Value:
-        b.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 apart_one, apart_many, apart_large = apart(many=False, large=False), apart(many=True, large=False), apart(True, True)
