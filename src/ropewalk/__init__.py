@@ -1,11 +1,12 @@
 """Ropewalk gives Transformers their sense of position."""
 
 from ropewalk import masks as masks
+from ropewalk.attention.attend import attend as attend
+from ropewalk.attention.attend import choose as choose
 from ropewalk.attention.linear import attend_linear as attend_linear
 from ropewalk.attention.linear import recur_linear as recur_linear
 from ropewalk.attention.module import Positions as Positions
 from ropewalk.attention.module import initial as initial
-from ropewalk.attention.reference import attend as attend
 from ropewalk.attention.reference import embed as embed
 from ropewalk.attention.reference import logits as logits
 from ropewalk.attention.reference import rotate as rotate

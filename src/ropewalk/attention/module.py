@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention import reference
+from ropewalk.attention.attend import attend
 from ropewalk.errors import require
 from ropewalk.masks import Mask, causal
 from ropewalk.tokens import Tokens
@@ -45,7 +46,7 @@ class Positions(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, q_at: Tokens, k_at: Tokens, mask: Mask = causal) -> Tensor:
         """`ropewalk.attend` with this encoding: [B, H, Q, D]."""
-        return reference.attend(q, k, v, self.encoding, self.learned(), q_at, k_at, mask)
+        return attend(q, k, v, self.encoding, self.learned(), q_at, k_at, mask)
 
     def extra_repr(self) -> str:
         """The encoding, as it is written in a configuration."""

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from ropewalk.cli.bench import bench_command
 from ropewalk.cli.extend import extend_command
 from ropewalk.cli.list import list_command
 from ropewalk.cli.show import show_command
@@ -24,6 +25,7 @@ def ropewalk() -> None:
     """Position encodings for Transformers: extend a pretrained model's context window, and prove it."""
 
 
+app.command("bench")(bench_command)
 app.command("extend")(extend_command)
 app.command("list")(list_command)
 app.command("show")(show_command)

@@ -194,16 +194,30 @@ def wrapped(text: str, room: int = 110) -> str:
 
 
 def draw(told: Row, path: Path) -> None:
-    """Draw what `explain` told into a file, whole or not at all, in the format that its name ends with.
-
-    Raises RopewalkError where that is unknown or the file cannot be written.
-    """
-    require(path.suffix in FORMATS, "--plot", f"a name that ends in {', '.join(FORMATS)}", str(path))
+    """Draw what `explain` told into a file, as `save` does."""
+    check_place(path)
     value = parse(told["notation"])
     if told["kind"] == "remap":
         figure = displacement(value, text_of(value), told["trained_length"])
     else:
         figure = portrait(parse(told["settled"]), told["trained_length"])
+    save(figure, path)
+
+
+def check_place(path: Path) -> None:
+    """Raise RopewalkError unless a figure's file is in a format that is known and in a folder that is there."""
+    require(path.suffix in FORMATS, "--plot", f"a name that ends in {', '.join(FORMATS)}", str(path))
+    if not path.parent.is_dir() or path.is_dir():
+        what = "it is a folder" if path.is_dir() else f"no folder {path.parent}"
+        raise RopewalkError(f"cannot write {path}: {what}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all, in the format that the name ends with.
+
+    Raises RopewalkError where that is unknown or the file cannot be written.
+    """
+    check_place(path)
     file = io.BytesIO()
     with rc_context(RC):
         figure.savefig(file, format=path.suffix[1:], dpi=150, metadata={FORMATS[path.suffix]: None})

@@ -15,7 +15,7 @@ LARGE = 1 << 23  # bytes from which large pages are asked for, as PyTorch does u
 def fresh_like(x: Tensor) -> Tensor:
     """What `empty_like` gives, in large pages where the system has some: they take it a fraction of the time."""
     out = torch.empty_like(x)
-    size = out.numel() * out.element_size()
+    size = out.nbytes
     if size >= LARGE and (advise := advice()):
         start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         # nothing depends on whether the advice is taken

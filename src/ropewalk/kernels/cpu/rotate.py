@@ -69,14 +69,14 @@ def launch(jobs: Sequence[Job], pairing: str, offset: int = 0, inverse: bool = F
             cos, sin = cos.contiguous(), sin.contiguous()
             s_table = cos.stride()
             kept.append((cos, sin))
-        how = x.dtype, cos.dtype, offset, pairing, threads
-        here = plan(x.shape, x.stride(), out.stride(), cos.shape, s_table, *how)
+        dtype = x.dtype
+        here = plan(x.shape, x.stride(), out.stride(), cos.shape, s_table, dtype, cos.dtype, offset, pairing, threads)
+        count, large, sizes, _, x_sample, table_sample = here
         p_out = out.data_ptr()
-        large = here.large and (p_out + offset * x.element_size()) % LINE == 0
-        addresses = p_out, x.data_ptr(), cos.data_ptr(), sin.data_ptr()
-        calls.append((*addresses, sign, large, here.address, here.x, here.table))
+        large = large and (p_out + offset * dtype.itemsize) % LINE == 0
+        calls.append((p_out, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), sign, large, sizes, x_sample, table_sample))
         kept.append(here)
-        elements += here.elements
+        elements += count
     if threads == 1 or elements <= ALONE:
         for call in calls:
             turn_tiles(0, *call)
@@ -105,7 +105,7 @@ def plan(
     starts = (pairs * dtype.itemsize, *(s * dtype.itemsize for s in s_out[:3]))
     large = shape.numel() * dtype.itemsize >= LARGE and s_out[3] == 1 and not any(start % LINE for start in starts)
     # heads side by side in memory go together, others a few at a time, and those with tables of their own alone
-    group = 1 if by_head else max(1, shape[1]) if s_x[1] < s_x[2] else TOGETHER
+    group = 1 if by_head else max(1, shape[1]) if s_x[1] <= s_x[2] else TOGETHER
     strides = *s_x, *s_out, by_row, by_head, s_table[-2]
     counts = rows * -(-tokens // tile), tile, group, pairing == "interleaved", *shape[1:], offset, pairs
     sizes = np.array((*counts, *strides), np.int64)

@@ -1,0 +1,36 @@
+"""A bar with the time left, on standard error, for commands whose work is a share and a line of text."""
+
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+WIDTH = 140  # where no terminal says how wide it is
+
+
+class Bar:
+    """Drawn on a terminal; elsewhere a line whenever another tenth is done."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.console = self.console if self.console.is_terminal else Console(stderr=True, width=WIDTH)
+        columns = (BarColumn(20), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        text = TextColumn("{task.description}", markup=False)
+        self.bar = Progress(*columns, text, console=self.console, speed_estimate_period=600.0, transient=True)
+        self.task = self.bar.add_task("starting", total=1.0)
+        self.tenth = -1
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def tell(self, share: float, text: str) -> None:
+        """So much is done, and this is going on."""
+        self.bar.update(self.task, completed=share, description=text)
+        if not self.console.is_terminal and int(10 * share) > self.tenth:
+            self.tenth = int(10 * share)
+            self.console.print(f"{100 * share:.0f} % {text}", markup=False, highlight=False, soft_wrap=True)
