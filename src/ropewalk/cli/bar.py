@@ -26,7 +26,9 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        # elsewhere it was never started, and would end with an empty line
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def tell(self, share: float, text: str) -> None:
         """So much is done, and this is going on."""
@@ -34,3 +36,7 @@ class Bar:
         if not self.console.is_terminal and int(10 * share) > self.tenth:
             self.tenth = int(10 * share)
             self.console.print(f"{100 * share:.0f} % {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """Something worth a line of its own."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

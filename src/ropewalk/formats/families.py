@@ -7,8 +7,8 @@ from ropewalk.errors import UnsupportedError
 
 # channels 2i and 2i + 1 form a pair; every other family pairs i with i + dim / 2
 INTERLEAVED = frozenset(
-    "gptj codegen cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe glm glm4 helium llama4 llama4_text blt "
-    "deepseek_v2 deepseek_v32 glm_moe_dsa longcat_flash axk2 bailing_hybrid mistral_large4".split()
+    "gptj codegen cohere cohere2 cohere2_moe ernie4_5 ernie4_5_moe glm glm4 glm4v glm4v_text helium llama4 "
+    "llama4_text blt deepseek_v2 deepseek_v32 glm_moe_dsa longcat_flash axk2 bailing_hybrid mistral_large4".split()
 )
 # the same, unless the config says `rope_interleave: false`
 INTERLEAVED_BY_DEFAULT = frozenset("deepseek_v3 axk1 glm4_moe_lite mistral4 youtu".split())
@@ -20,6 +20,22 @@ LONGROPE_ONLY = frozenset("phi3 phi4_multimodal".split())
 RECURRENT = frozenset("linear_attention conv moe mamba mamba2 recurrent".split())
 # a v4 `rope_scaling` bends full attention alone
 SCALES_FULL_ONLY = frozenset("gemma3_text gemma3n_text olmo3".split())
+# local and global layers have a base each
+TWO_BASES = frozenset("modernbert modernbert-decoder".split())
+# encoders whose rotary positions are read all the same
+ROTARY_ENCODERS = frozenset("modernbert eurobert".split())
+# later queries are sharper: Llama 4 where layers do not rotate, Ministral 3 wherever they do
+SHARPER_AT_REST = frozenset(["llama4_text"])
+SHARPER = frozenset("ministral3 mistral4".split())
+# M-RoPE: pairs of the axes time, row and column if the config does not say, and how they lie over the channels
+MROPE: dict[str, tuple[tuple[int, ...], str]] = {
+    **dict.fromkeys("qwen2_vl qwen2_5_vl paddleocr_vl".split(), ((16, 24, 24), "chunked")),
+    "glm4v": ((8, 12, 12), "chunked"),
+    **dict.fromkeys("qwen3_vl qwen3_vl_moe".split(), ((24, 20, 20), "interleaved")),
+    **dict.fromkeys("qwen3_5 qwen3_5_moe".split(), ((11, 11, 10), "interleaved")),
+}
+# pairs of two axes alternate at rates that are not in order, or there are four axes of text and of pictures
+ODD_AXES = frozenset("ernie4_5_vl_moe ernie4_5_vl_moe_text hunyuan_vl hunyuan_vl_text".split())
 # the base is a constant of the modelling code
 FIXED_BASE = frozenset("gptj codegen".split())
 # `rotary_dim` counts the channels that rotate
@@ -55,12 +71,53 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mixtral": {"rope_theta": 1e6},
     "olmo3": {"rope_theta": 500000.0, "sliding_window_pattern": 4},
     "smollm3": {"rope_theta": 2e6, "no_rope_layer_interval": 4},
-    "llama4_text": {"rope_theta": 500000.0, "no_rope_layer_interval": 4, "head_dim": 128},
+    "llama4_text": {
+        "rope_theta": 500000.0,
+        "no_rope_layer_interval": 4,
+        "head_dim": 128,
+        "attn_temperature_tuning": True,
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+    },
     "ernie4_5": {"rope_theta": 500000.0, "head_dim": 128},
     "helium": {"rope_theta": 100000.0, "head_dim": 128},
     "bitnet": {"rope_theta": 500000.0},
     "apertus": {"rope_theta": 12e6},
-    "qwen3_next": {"partial_rotary_factor": 0.25, "head_dim": 256},
+    "qwen3_next": {"partial_rotary_factor": 0.25, "head_dim": 256, "full_attention_interval": 4},
+    **{
+        t: {"partial_rotary_factor": 0.25, "head_dim": 256, "full_attention_interval": 4}
+        for t in ("qwen3_5_text", "qwen3_5_moe_text")
+    },
+    **{t: {"rope_theta": 1e6} for t in "qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text".split()},
+    **{t: {"rope_theta": 5e5, "head_dim": 128} for t in ("qwen3_vl_text", "qwen3_vl_moe_text")},
+    "paddleocr_vl_text": {"rope_theta": 5e5, "head_dim": 128},
+    "glm4v_text": {},
+    "ministral3": {
+        "head_dim": 128,
+        "num_hidden_layers": 34,
+        "max_position_embeddings": 262144,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 16.0,
+            "original_max_position_embeddings": 16384,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "minicpm3": {"qk_rope_head_dim": 32, "num_hidden_layers": 62, "max_position_embeddings": 32768},
+    "eurobert": {},
+    **{
+        t: {
+            "global_rope_theta": 160000.0,
+            "local_rope_theta": 10000.0,
+            "global_attn_every_n_layers": 3,
+            "num_hidden_layers": 22,
+            "max_position_embeddings": 8192,
+        }
+        for t in ("modernbert", "modernbert-decoder")
+    },
     "glm4_moe": {"partial_rotary_factor": 0.5},
     "jetmoe": {"head_dim": 128},
     **{t: {"head_dim": 256, "global_head_dim": 512} for t in ("gemma4_text", "gemma4_unified_text")},

@@ -3,11 +3,13 @@
 L is max_position_embeddings, L0 the length of the original training.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import ConfigError, did_you_mean, require
+from ropewalk.formats.checked import MOST, MOST_TOKENS
 from ropewalk.scalings import NTK, DynamicNTK, Linear, Llama3, LongRope, Proportional, Yarn
 from ropewalk.spectrum import Adapts, Scaling
 
@@ -46,6 +48,8 @@ class Frame(NamedTuple):
     original: int | None = None  # L0 beside the dict; wins over the one inside
     pairing: str = "half"
     alpha: bool = False  # the model's code reads `alpha` (Hunyuan)
+    sections: tuple[int, ...] = ()  # pairs of each axis (M-RoPE)
+    layout: str = "chunked"  # of the axes over the pairs
 
 
 def read_rope(rope: Mapping[str, Any], frame: Frame) -> Rotary:
@@ -63,11 +67,15 @@ def read_rope(rope: Mapping[str, Any], frame: Frame) -> Rotary:
     require(0 < dim <= frame.head_dim, "the rotary dimension", f"from 1 to head_dim = {frame.head_dim}", dim)
     for name in ("short_factor", "long_factor") if kind == "longrope" else ():
         require(len(factors(rope, name)) == dim // 2, f"rope parameter {name}", f"{dim // 2} numbers", rope[name])
-    return Rotary(dim, base, read_scaling(rope, kind, frame._replace(partial=partial)), frame.pairing)
+    if frame.sections:
+        require(sum(frame.sections) == dim // 2, "mrope_section", f"{dim // 2} pairs in all", list(frame.sections))
+    scaling = read_scaling(rope, kind, frame._replace(partial=partial))
+    return Rotary(dim, base, scaling, frame.pairing, sections=frame.sections, layout=frame.layout)
 
 
 def rope_type(rope: Mapping[str, Any]) -> str:
     kind = rope.get("rope_type", rope.get("type", "default"))
+    require(isinstance(kind, str), "rope_type", "a string", kind)
     kind = ALIASES.get(kind, kind)
     if kind not in KEYS:
         raise ConfigError(f"rope_type {kind!r} is not one of {', '.join(KEYS)}{did_you_mean(str(kind), KEYS)}")
@@ -98,6 +106,8 @@ def read_scaling(rope: Mapping[str, Any], kind: str, frame: Frame) -> tuple[Scal
             return (read_longrope(rope, frame),)
         case "llama3":
             low, high = number(rope, "low_freq_factor"), number(rope, "high_freq_factor")
+            # Llama 4 has a step in the place of a ramp
+            high = math.nextafter(low, math.inf) if high == low else high
             return (Llama3(factor(rope), original(rope, frame), low, high),)
         case "proportional":
             return (Proportional(frame.partial, factor(rope, 1.0)),)
@@ -137,10 +147,11 @@ def read_longrope(rope: Mapping[str, Any], frame: Frame) -> LongRope:
 
 
 def number(rope: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A finite, non-negative number; ConfigError if it is missing without a default."""
+    """0, or a number from 1 / MOST to MOST; ConfigError if it is missing without a default."""
     value = rope.get(key, default)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    require(good, f"rope parameter {key}", "a number of at least 0", value)
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    good = plain and (value == 0 or 1 / MOST <= value <= MOST)
+    require(good, f"rope parameter {key}", f"0 or a number from {1 / MOST:g} to {MOST:g}", value)
     return float(value)  # pyright: ignore[reportArgumentType]
 
 
@@ -158,7 +169,9 @@ def factors(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
     """A list of divisors, one per pair."""
     values = rope.get(key)
     require(isinstance(values, list | tuple) and len(values) > 0, f"rope parameter {key}", "a list of numbers", values)
-    return tuple(number({key: v}, key) for v in values)  # pyright: ignore[reportOptionalIterable]
+    found = tuple(number({key: v}, key) for v in values)  # pyright: ignore[reportOptionalIterable]
+    require(min(found) > 0, f"rope parameter {key}", "a list of positive numbers", values)
+    return found
 
 
 def served(frame: Frame) -> int:
@@ -168,6 +181,9 @@ def served(frame: Frame) -> int:
 
 def original(rope: Mapping[str, Any], frame: Frame) -> int:
     """L0: the one beside the dict (Phi-3), else the one inside, else L."""
-    value = frame.original or rope.get("original_max_position_embeddings") or served(frame)
-    require(isinstance(value, int | float) and value > 0, "original_max_position_embeddings", "positive", value)
+    inside = rope.get("original_max_position_embeddings")
+    value = next((n for n in (frame.original, inside) if n is not None), None)
+    value = served(frame) if value is None else value
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= MOST_TOKENS
+    require(good, "original_max_position_embeddings", f"positive and at most {MOST_TOKENS}", value)
     return int(value)

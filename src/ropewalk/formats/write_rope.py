@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError
+from ropewalk.formats.losses import Loss, frozen
 from ropewalk.scalings import DynamicNTK, Linear, Llama3, LongRope, Proportional, Yarn
 from ropewalk.scalings.base_change import base_of
 from ropewalk.spectrum import Adapts, Scaling, for_length
@@ -121,8 +122,8 @@ def trained_length(e: Rotary) -> int | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def settle(e: Rotary, length: int, types: frozenset[str]) -> tuple[Rotary, str | None]:
-    """The encoding without rules that follow the length, as it is at `length`, and a note of what that costs.
+def settle(e: Rotary, length: int, types: frozenset[str]) -> tuple[Rotary, Loss | None]:
+    """The encoding without rules that follow the length, as it is at `length`, and what that costs.
 
     What a config can leave to the reader stays: LongRope alone, and DynamicNTK where `length` is its trained length,
     for which transformers takes max_position_embeddings.
@@ -133,9 +134,5 @@ def settle(e: Rotary, length: int, types: frozenset[str]) -> tuple[Rotary, str |
             return e, None
         case (DynamicNTK(_, trained),) if trained == length and "dynamic" in types:
             return e, None
-        case _ if fixed == e:
-            return e, None
         case _:
-            pass
-    moving = ", ".join(type(rule).__name__ for rule in e.scaling if isinstance(rule, Adapts))
-    return fixed, f"{moving} is frozen as it is at {length} tokens: shorter texts are bent just as much"
+            return fixed, frozen(e, fixed, length)

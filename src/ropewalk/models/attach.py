@@ -35,8 +35,9 @@ SCALES_SOFTMAX = ("deepseek_v3",)  # mscale_all_dim also multiplies the scale of
 def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
     """Let `model` rotate by `encodings`: one for all layers, or a sequence with one per layer.
 
-    Replaces what an earlier attach put there. Raises UnsupportedError for an architecture that is not served,
-    ConfigError for an encoding that does not fit its heads or that still depends on the served length.
+    Replaces what an earlier attach put there. The pairing may be another than that of the model's code, for weights in
+    that order. Raises UnsupportedError for an architecture that is not served, ConfigError for an encoding that does
+    not fit its heads or that still depends on the served length.
     """
     decoder = decoder_of(model)
     kind = decoder.config.model_type
@@ -47,10 +48,13 @@ def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
         check_fit(*pair)
     detach(model)
     width = next(e.dim for e in own if isinstance(e, Rotary))
-    undo = look_up(decoder.h, each, width) if kind == "gptj" else share(decoder, each, width)
-    if kind != "gptj":
-        pairing = next(e.pairing for e in own if isinstance(e, Rotary))
-        undo += [back for layer in decoder.layers if (back := rebind(attention_of(layer), pairing))]
+    layers = decoder.h if kind == "gptj" else decoder.layers
+    stock = next(e.pairing for e in own if isinstance(e, Rotary))
+    pairings = [e.pairing if isinstance(e, Rotary) else stock for e in each]
+    # first, for it may refuse
+    turned = [rebind(attention_of(layer), p, stock) for layer, p in zip(layers, pairings, strict=True)]
+    undo = [back for back in turned if back]
+    undo += look_up(layers, each, width) if kind == "gptj" else share(decoder, each, width)
     if kind in SCALES_SOFTMAX:
         heads = [layer.self_attn for layer in decoder.layers]
         undo += [swap(h, "scaling", softmax_scale(h, e)) for h, e in zip(heads, each, strict=True)]
@@ -92,7 +96,6 @@ def check_fit(encoding: Encoding, own: Encoding) -> None:
         require(False, "encodings", "() in a layer that this architecture leaves without positions", encoding)
         return
     require(encoding.dim == own.dim, "Rotary.dim", f"{own.dim}, the channels that this model rotates", encoding.dim)
-    require(encoding.pairing == own.pairing, "Rotary.pairing", f"{own.pairing!r} for this model", encoding.pairing)
     # a scaling that still depends on the served length is refused here
     encoding.spectrum()
 
@@ -106,8 +109,8 @@ def swap(owner: nn.Module, name: str, value: object) -> Undo:
 
 
 def attention_of(layer: Any) -> nn.Module:
-    """The attention of one layer; GPT-NeoX has a name of its own for it."""
-    return layer.attention if hasattr(layer, "attention") else layer.self_attn
+    """The attention of one layer; GPT-NeoX and GPT-J have names of their own for it."""
+    return next(getattr(layer, name) for name in ("self_attn", "attention", "attn") if hasattr(layer, name))
 
 
 def share(decoder: Any, each: Sequence[Encoding], width: int) -> list[Undo]:

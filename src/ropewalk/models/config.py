@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ropewalk.encodings import Rotary
 from ropewalk.errors import ConfigError, RopewalkError, require
 from ropewalk.formats import hf
-from ropewalk.formats.families import with_defaults
+from ropewalk.formats.families import refuse_other_positions
+from ropewalk.formats.layout import prepared
 from ropewalk.models.attach import Encoding, check_served
 
 
@@ -22,9 +23,10 @@ class Positions(NamedTuple):
 
 def read_positions(config: Mapping[str, Any]) -> Positions:
     """The positions of the dict of a config.json. Raises as `formats.hf.read`, and for what `attach` does not serve."""
+    inner = prepared(config)
+    refuse_other_positions(inner)
     encodings = hf.read(config)
-    inner = with_defaults(hf.text_part(config))
-    check_served(inner["model_type"])
+    check_served(inner.get("model_type", ""))
     return Positions(encodings, trained_length(encodings, inner))
 
 

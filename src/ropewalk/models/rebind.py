@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ropewalk.errors import require
-from ropewalk.kernels.rotate import rotate_pair
+from ropewalk.errors import UnsupportedError, require
+from ropewalk.kernels.rotate import rotate, rotate_pair
 
 NAME = "apply_rotary_pos_emb"  # what every modelling file calls it
+DEEPSEEK = f"{NAME}_interleave"  # also puts channels in another order
 
 
 def turned(
@@ -29,18 +30,31 @@ def turned(
     return rotate_pair(q, k, tables, tables, pairing)
 
 
-def rebind(attention: nn.Module, pairing: str) -> Callable[[], None] | None:
+def turned_rows(pairing: str, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """What GPT-J asks of NAME: x [B, T, H, 2P] turned by sin and cos [B, T, P]."""
+    return rotate(x.transpose(1, 2), cos.float(), sin.float(), pairing).transpose(1, 2)
+
+
+def rebind(attention: nn.Module, pairing: str, own: str) -> Callable[[], None] | None:
     """Let the forward of this one instance find `turned` where its code says NAME; the result takes it back.
 
-    The class, its modelling file and every other model stay as they are. None where the code is not of that form.
+    The class, its modelling file and every other model stay as they are. None where the code is left as it is. Raises
+    UnsupportedError where it pairs channels its `own` way and could not be made to follow `pairing`.
     """
     stock: Any = type(attention).forward
     names = getattr(getattr(stock, "__code__", None), "co_names", ())
-    # DeepSeek's also puts channels in another order
-    if "forward" in vars(attention) or NAME not in names or f"{NAME}_interleave" in names:
+    by_rows = hasattr(attention, "_get_embed_positions")
+    if "forward" in vars(attention) or NAME not in names:
+        if pairing != own:
+            raise UnsupportedError(
+                f"{type(attention).__name__} pairs channels as {own!r} and cannot be given {pairing!r}"
+            )
         return None
-    seen = stock.__globals__ | {NAME: partial(turned, pairing)}
-    own = FunctionType(stock.__code__, seen, stock.__name__, stock.__defaults__, stock.__closure__)
-    own.__kwdefaults__ = stock.__kwdefaults__
-    attention.forward = MethodType(own, attention)
+    if pairing == own and (DEEPSEEK in names or by_rows):
+        return None
+    turn = partial(turned_rows if by_rows else turned, pairing)
+    seen = stock.__globals__ | {NAME: turn, DEEPSEEK: turn}
+    made = FunctionType(stock.__code__, seen, stock.__name__, stock.__defaults__, stock.__closure__)
+    made.__kwdefaults__ = stock.__kwdefaults__
+    attention.forward = MethodType(made, attention)
     return partial(delattr, attention, "forward")

@@ -18,13 +18,13 @@ SIDECARS = ("config.json", "tokenizer_config.json")  # written, not copied
 
 
 def save_extended(loaded: Loaded, encodings: Sequence[Encoding], length: int, folder: str | Path) -> tuple[str, ...]:
-    """Write a checkpoint whose config carries `encodings` up to `length` tokens; the notes say what it cannot carry.
+    """Write a checkpoint whose config carries `encodings` up to `length` tokens; what it cannot carry comes back.
 
     The safetensors are the same bytes, hard-linked where the file system allows it. The folder appears complete or not
     at all; a checkpoint that stood there is replaced, anything else is left alone and refused with ConfigError.
     """
     source, folder = loaded.folder, Path(folder)
-    config, notes = hf.write(encodings, read_json(source / "config.json"), length)
+    config, losses = hf.write(encodings, read_json(source / "config.json"), length)
     refuse_to_replace(folder, source)
     # a name of its own, so that the next run clears away what a killed one left
     partial = folder.with_name(f".{folder.name}-partial")
@@ -39,7 +39,7 @@ def save_extended(loaded: Loaded, encodings: Sequence[Encoding], length: int, fo
         raise RopewalkError(f"{folder} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return tuple(notes)
+    return tuple(map(str, losses))
 
 
 def refuse_to_replace(folder: Path, source: Path) -> None:

@@ -1,5 +1,6 @@
 """Reading a config.json: parity with transformers on published and constructed configs, and clear refusals."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 from stock import ROTARY, assert_same, load, published
 from transformers import CONFIG_MAPPING, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Phi3Config
 
-from ropewalk import Linear, Llama3, LongRope, Proportional, Rotary, Yarn
+from ropewalk import T5, Alibi, Learned, Linear, Llama3, LongRope, Proportional, Rotary, Temperature, Yarn
 from ropewalk.errors import ConfigError, UnsupportedError
 from ropewalk.formats.hf import read
+from ropewalk.formats.layers import rotary_of
 
 LLAMA = {
     "model_type": "llama",
@@ -35,17 +37,30 @@ def test_published_config_gives_the_tables_of_transformers(name: str, length: in
 
 
 FAMILIES = "apertus cohere2 deepseek_v2 ernie4_5 exaone4 gemma2 gemma3n_text gemma4_text glm4 gpt_oss granite helium"
+LATER = "eurobert minicpm3 ministral3 modernbert paddleocr_vl_text qwen2_5_vl_text qwen3_5_text qwen3_vl_text"
 MORE = "llama4_text mixtral olmo3 phi qwen3_next smollm3 stablelm starcoder2"
 
 
-@pytest.mark.parametrize("kind", [*FAMILIES.split(), *MORE.split()])
+@pytest.mark.parametrize("kind", [*FAMILIES.split(), *LATER.split(), *MORE.split()])
 def test_the_defaults_of_a_family_give_the_tables_of_transformers(kind: str) -> None:
     config = CONFIG_MAPPING[kind]()
     layers = read(config.to_dict())
     assert len(layers) == config.num_hidden_layers
     for layer in (0, 1, 3, 5, len(layers) - 1):
-        if (e := layers[layer]) != ():
+        if (e := rotary_of(layers[layer])) is not None:
             assert_same(e, config, layer, 100)
+
+
+# their classes default to scaled or nested parameters, which every published file of theirs spells out
+SPELT_OUT = "apertus exaone4 gemma3n_text gemma4_text gpt_oss".split()
+
+
+@pytest.mark.parametrize("kind", sorted({*f"{FAMILIES} {LATER} {MORE} phi3 gemma3_text qwen3".split()} - {*SPELT_OUT}))
+def test_what_a_family_takes_for_granted_may_be_left_out(kind: str) -> None:
+    """Published configs leave out what equals the default of their class; sizes are always there."""
+    config = CONFIG_MAPPING[kind]().to_dict()
+    granted = "rope_parameters layer_types no_rope_layers attn_temperature_tuning floor_scale attn_scale".split()
+    assert read({k: v for k, v in config.items() if k not in granted}) == read(config)
 
 
 @pytest.mark.parametrize("name", ROTARY)
@@ -180,7 +195,7 @@ def test_proportional_keeps_the_exponents_of_the_whole_head() -> None:
         ({"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}, "short_factor must be 8"),
         ({"rope_type": "yarn", "factor": 2.0, "truncate": "no"}, "truncate must be true or false, got 'no'"),
         ({"factor": 2.0}, "rope_type must be given for 'factor'"),
-        ({"rope_theta": "big"}, "rope_theta must be a number"),
+        ({"rope_theta": "big"}, "rope_theta must be 0 or a number"),
         ({"partial_rotary_factor": 2.0}, "rotary dimension must be .*got 32"),
     ],
     ids=str,
@@ -192,7 +207,7 @@ def test_a_bad_value_is_named(rope: dict[str, Any], message: str) -> None:
 
 
 def test_rope_parameters_are_an_object() -> None:
-    with pytest.raises(ConfigError, match="rope_parameters must be a JSON object, got 'linear'"):
+    with pytest.raises(ConfigError, match="rope_scaling must be a JSON object, got 'linear'"):
         read({**LLAMA, "rope_scaling": "linear"})
 
 
@@ -202,30 +217,75 @@ def test_a_layer_type_without_parameters_is_named() -> None:
         read({**LLAMA, "rope_parameters": nested})
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gpt2", "learned table"),
-        ("opt-125m", "learned table"),
-        ("bloom-560m", "ALiBi"),
-        ("t5-small", "encoder-decoder.*distance bucket"),
-        ("bert-base", "encoder.*learned table"),
-    ],
-)
-def test_a_model_without_rotary_positions_is_refused(name: str, message: str) -> None:
-    with pytest.raises(UnsupportedError, match=message):
-        read(published(name))
+def test_biases_stand_in_every_layer() -> None:
+    assert read(published("bloom-560m")) == (Alibi(16),) * 24
+    assert read(published("mpt-7b")) == (Alibi(32),) * 32
+    both, back = T5(8, bidirectional=True), T5(8)
+    assert read(published("t5-small")) == (both,) * 6 + (back,) * 6
+
+
+def test_the_slopes_of_falcon_are_divided_by_the_root_of_the_head_dim() -> None:
+    (e,) = set(read(published("falcon-rw-1b")))
+    assert e.slopes() == tuple(slope / 8 for slope in Alibi(32).slopes())
+    with pytest.raises(UnsupportedError, match="falcon's ALiBi over 71 heads of 64 channels"):
+        read({**published("falcon-7b"), "alibi": True})
+
+
+def test_a_learned_table_stands_in_the_first_layer() -> None:
+    assert read(published("gpt2")) == (Learned(768, 1024), *[()] * 11)
+    assert read(published("opt-125m"))[0] == Learned(768, 2048, 2)
+    assert read(published("roberta-base"))[0] == Learned(768, 512, 2)
+    small = {**published("bert-base"), "model_type": "electra", "embedding_size": 128}
+    assert read(small)[0] == Learned(128, 512)
+
+
+def test_positions_of_pictures_and_text() -> None:
+    assert read(published("qwen2-vl-7b"))[0] == Rotary(128, 1e6, sections=(16, 24, 24))
+    assert read(published("qwen3-vl-8b"))[0] == Rotary(128, 5e6, sections=(24, 20, 20), layout="interleaved")
+    other = {"type": "mrope", "mrope_section": [8, 28, 28]}
+    assert read({**published("qwen2-vl-7b"), "rope_scaling": other})[0].sections == (8, 28, 28)
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32768}
+    assert read({**published("qwen2.5-vl-7b"), "rope_scaling": yarn})[0] == Rotary(
+        128, 1e6, (Yarn(2.0, 32768),), sections=(16, 24, 24)
+    )
+    # the code of a model of text does not read it
+    assert read(llama(mrope_section=[4, 2, 2]))[0] == Rotary(16)
+    novel = {**llama(mrope_section=[4, 2, 2]), "model_type": "novel"}
+    assert read(novel)[0] == Rotary(16, sections=(4, 2, 2))
+    for wrong in ([16, 24, 23], [64], [16, 24.0, 24], "16"):
+        with pytest.raises(ConfigError, match="mrope_section must be "):
+            read({**published("qwen2-vl-7b"), "rope_scaling": {"type": "mrope", "mrope_section": wrong}})
+    with pytest.raises(UnsupportedError, match="ernie4_5_vl_moe deals its pairs"):
+        read({**llama(mrope_section=[22, 22, 20]), "model_type": "ernie4_5_vl_moe"})
+
+
+def test_sharper_queries() -> None:
+    turning = Rotary(128, 5e5, (Llama3(16.0, 8192, 1.0, math.nextafter(1.0, 2.0)),), "interleaved")
+    assert read(published("llama-4-scout")) == (turning, turning, turning, Temperature(8192, 0.1)) * 12
+    plain = published("llama-4-scout")
+    plain["text_config"]["attn_temperature_tuning"] = False
+    assert read(plain)[3] == ()
+    yarn = Yarn(16.0, 16384, mscale=1.0, mscale_all_dim=1.0)
+    both = (Rotary(128, 1e6, (yarn,)), Temperature(16384, 0.1, start=0))
+    assert read(published("ministral-3-8b")) == (both,) * 34
+
+
+def test_modernbert_turns_local_layers_faster() -> None:
+    everywhere, local = Rotary(64, 160000.0), Rotary(64, 10000.0)
+    assert read(published("modernbert-base")) == ((everywhere, local, local) * 8)[:22]
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "mpt"}, "ALiBi"),
-        ({"model_type": "falcon", "alibi": True}, "ALiBi"),
         ({"model_type": "mamba"}, "recurrent state"),
         ({"model_type": "novel", "is_encoder_decoder": True, "rope_theta": 1e4}, "encoder-decoder"),
-        ({"model_type": "modernbert", "rope_theta": 1e4}, "encoder with rotary"),
+        ({"model_type": "nomic_bert", "rope_theta": 1e4}, "encoder with rotary"),
+        ({"model_type": "deberta"}, "encoder with disentangled"),
         ({"model_type": "novel", "hidden_size": 8}, "no rotary positions found"),
+        ({"model_type": "novel", "alibi": True, "rope_theta": 1e4}, "ALiBi"),
+        ({"model_type": "mpt", "n_heads": 8, "n_layers": 2, "attn_config": {"alibi": False}}, "attn_config.alibi true"),
+        ({**published("bert-base"), "position_embedding_type": "relative_key"}, "'relative_key' is not read"),
     ],
     ids=str,
 )

@@ -197,7 +197,6 @@ def test_deepseek_softmax_scale_follows_and_returns() -> None:
     ("encodings", "says"),
     [
         (Rotary(8), r"Rotary\.dim must be 16, the channels that this model rotates, got 8"),
-        (Rotary(16, pairing="interleaved"), r"Rotary\.pairing must be 'half' for this model, got 'interleaved'"),
         (Rotary(16, scaling=(DynamicNTK(2.0, 64),)), r"settled by for_length"),
         ([OWN, OWN], r"encodings must be one, or one for each of the 3 layers"),
         ([OWN, OWN, Linear(2.0)], r"encodings must be Rotary or \(\) in every layer, got Linear"),
@@ -206,6 +205,21 @@ def test_deepseek_softmax_scale_follows_and_returns() -> None:
 def test_what_does_not_fit_is_refused(encodings: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         attach(llama(), encodings)
+
+
+def test_code_that_cannot_be_given_another_pairing_is_refused() -> None:
+    model = llama()
+    stock = logits(model)
+    for layer in model.model.layers:
+        # as a library does that moves weights between devices
+        layer.self_attn.forward = layer.self_attn.forward
+    attach(model, OWN)
+    detach(model)
+    with pytest.raises(
+        UnsupportedError, match="LlamaAttention pairs channels as 'half' and cannot be given 'interleaved'"
+    ):
+        attach(model, Rotary(16, pairing="interleaved"))
+    assert torch.equal(logits(model), stock)
 
 
 def test_a_layer_that_never_rotates_is_not_given_positions() -> None:
