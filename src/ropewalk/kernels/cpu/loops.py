@@ -1,93 +1,46 @@
 # pyright: reportMissingParameterType=false, reportUnknownVariableType=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportReturnType=false, reportAssignmentType=false
 # loops are compiled, not called: their parameters have no types that a checker could read, nor has what llvmlite builds
-"""The compiled loops that turn pairs of channels on a CPU.  In one file with all that shapes them: numba recompiles
-what it keeps on disk when the file with the loop changes, and not when another one does.
+"""The compiled loops that turn pairs of channels on a CPU.
 
-float16 is widened and rounded by the processor, bfloat16 by integers: to nearest, ties to even, NaN stays NaN.  No
-product is fused with a sum, so float32 and float64 results are those of `naive` to the last bit.
+No product is fused with a sum, so float32 and float64 results are those of `naive` to the last bit.
 Names: p_ address, s_ strides in elements, n_ count, i_ index; B batch, T tokens, H heads, D head channels, P pairs.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ropewalk.kernels.cpu.addresses import copy, number, publish, take
+from ropewalk.kernels.cpu.lanes import (
+    BFLOAT16,
+    BYTES,
+    F32,
+    F64,
+    FLOAT32,
+    FLOAT64,
+    I32,
+    I64,
+    LINE,
+    ROUNDS,
+    STORED,
+    constant,
+    load,
+    narrow,
+    rounded,
+    shuffle,
+    store,
+    vector,
+    widen,
+)
 
-AHEAD = 4096  # bytes that are fetched ahead of those being turned
-LINE = 64  # bytes of a cache line
-
-I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-BYTES = {I16: 2, I32: 4, F16: 2, F32: 4, F64: 8}
-# the loops are specialised by a sample; integers stand for the types that numba lacks
-BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = types.uint16, types.int16, types.float32, types.float64
-STORED = {BFLOAT16: I16, FLOAT16: F16, FLOAT32: F32, FLOAT64: F64}
-
-
-def vector(kind: ir.Type, lanes: int) -> ir.Type:
-    return kind if lanes == 1 else ir.VectorType(kind, lanes)
-
-
-def constant(kind: ir.Type, lanes: int, value: int) -> ir.Constant:
-    return ir.Constant(vector(kind, lanes), value if lanes == 1 else [value] * lanes)
-
-
-def shuffle(b: ir.IRBuilder, x: ir.Value, y: ir.Value, order: Sequence[int]) -> ir.Value:
-    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
-
-
-def load(b: ir.IRBuilder, p: ir.Value, kind: ir.Type, lanes: int, ahead: bool = False) -> ir.Value:
-    if ahead:
-        signature = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, I32, I32, I32])
-        prefetch = cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0")
-        for line in range(0, lanes * BYTES[kind], LINE):
-            # to read, used once, data
-            flags = I32(0), I32(0), I32(1)
-            b.call(prefetch, [b.inttoptr(b.add(p, I64(AHEAD + line)), cgutils.voidptr_t), *flags])
-    return b.load(b.inttoptr(p, vector(kind, lanes).as_pointer()), align=BYTES[kind])
-
-
-def store(b: ir.IRBuilder, x: ir.Value, p: ir.Value, kind: ir.Type, lanes: int, past_caches: bool) -> None:
-    align = LINE if past_caches else BYTES[kind]
-    instruction = b.store(x, b.inttoptr(p, vector(kind, lanes).as_pointer()), align=align)
-    if past_caches:
-        instruction.set_metadata("nontemporal", b.module.add_metadata([I32(1)]))
-
-
-def widen(b: ir.IRBuilder, x: ir.Value, stored: types.Type, wide: ir.Type, lanes: int) -> ir.Value:
-    """Stored values as float32 or float64, exactly."""
-    kind = STORED[stored]
-    if stored == BFLOAT16:
-        x = b.shl(b.zext(x, vector(I32, lanes)), constant(I32, lanes, 16))
-        x, kind = b.bitcast(x, vector(F32, lanes)), F32
-    return x if kind == wide else b.fpext(x, vector(wide, lanes))
-
-
-def narrow(b: ir.IRBuilder, x: ir.Value, stored: types.Type, wide: ir.Type, lanes: int) -> ir.Value:
-    """float32 or float64 rounded to what is stored."""
-    if stored != BFLOAT16:
-        return x if STORED[stored] == wide else b.fptrunc(x, vector(STORED[stored], lanes))
-    bits = rounded(b, x, wide, lanes)
-    if lanes == 1:
-        return b.trunc(b.lshr(bits, I32(16)), I16)
-    halves = b.bitcast(bits, vector(I16, 2 * lanes))
-    return shuffle(b, halves, halves, range(1, 2 * lanes, 2))
-
-
-def rounded(b: ir.IRBuilder, x: ir.Value, wide: ir.Type, lanes: int) -> ir.Value:
-    """Bits of float32 whose upper half is the nearest bfloat16; the lower half is arbitrary."""
-    x = x if wide == F32 else b.fptrunc(x, vector(F32, lanes))
-    bits = b.bitcast(x, vector(I32, lanes))
-    odd = b.and_(b.lshr(bits, constant(I32, lanes, 16)), constant(I32, lanes, 1))
-    near = b.add(bits, b.add(odd, constant(I32, lanes, 0x7FFF)))
-    # a carry could make a number of NaN, whose upper half says what it is after any sum
-    return b.select(b.fcmp_unordered("uno", x, x), bits, near)
+ARGUMENTS = 8  # of `turn_tiles`, before the samples
 
 
 def load_tables(b: ir.IRBuilder, args: Any, table: types.Type, wide: ir.Type, lanes: int) -> list[ir.Value]:
@@ -169,6 +122,9 @@ def joined(b: ir.IRBuilder, pair: Sequence[ir.Value], x: types.Type, wide: ir.Ty
     if x != BFLOAT16:
         first, second = (narrow(b, v, x, wide, lanes) for v in pair)
         return shuffle(b, first, second, [i // 2 + lanes * (i % 2) for i in range(2 * lanes)])
+    if ROUNDS:
+        first, second = (b.zext(narrow(b, v, x, wide, lanes), vector(I32, lanes)) for v in pair)
+        return b.or_(first, b.shl(second, constant(I32, lanes, 16)))
     first, second = (rounded(b, v, wide, lanes) for v in pair)
     return b.or_(b.lshr(first, constant(I32, lanes, 16)), b.and_(second, constant(I32, lanes, 0xFFFF0000)))
 
@@ -262,12 +218,29 @@ def turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, sign, large, p_sizes, x, tab
         publish()
 
 
-def kept(function: Any) -> Any:
-    """Compiled on first use, then kept on disk where there is a place to write."""
+def kept(compile: Any, function: Any, *signature: Any, **options: Any) -> Any:
+    """Compiled, and kept on disk where there is a place to write."""
     try:
-        return njit(function, nogil=True, cache=True)
+        return compile(*signature, cache=True, **options)(function)
     except RuntimeError:
-        return njit(function, nogil=True)
+        return compile(*signature, **options)(function)
 
 
-turn_tiles = kept(turn_tiles)
+turn_tiles = kept(njit, turn_tiles, nogil=True)
+
+
+@lru_cache(typed=True)
+def share_of(x: np.generic, table: np.generic) -> int:
+    """Address of a function that turns tiles of some calls of `turn_tiles`, until none is left that no thread took.
+
+    It is given the address of integers: how many calls there are, then for each the arguments but the samples.
+    """
+
+    def work(p_calls):
+        for i in range(number(p_calls, 0)):
+            a = p_calls + 8 * (1 + ARGUMENTS * i)
+            p_counter, p_out, p_x, p_cos = number(a, 0), number(a, 1), number(a, 2), number(a, 3)
+            p_sin, sign, large, p_sizes = number(a, 4), number(a, 5), number(a, 6), number(a, 7)
+            turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, float(sign), large != 0, p_sizes, x, table)
+
+    return kept(cfunc, work, types.void(types.int64)).address
