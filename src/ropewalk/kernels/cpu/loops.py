@@ -76,7 +76,7 @@ def apart(many: bool, large: bool) -> Any:
             with cgutils.for_range(b, n_heads) as heads:
                 p_first, p_out = (b.add(p, b.mul(heads.index, s)) for p, s in ((p_x, s_x), (p_out, s_out)))
                 ins, outs = (p_first, b.add(p_first, gap)), (p_out, b.add(p_out, gap_out))
-                pair = [widen(b, load(b, p, kind, lanes, ahead=large), x, wide, lanes) for p in ins]
+                pair = [widen(b, load(b, p, kind, lanes, ahead=True), x, wide, lanes) for p in ins]
                 for p, value in zip(outs, turned(b, pair, tables), strict=True):
                     store(b, narrow(b, value, x, wide, lanes), p, kind, lanes, past_caches=large)
             return context.get_dummy_value()
@@ -98,7 +98,7 @@ def alternating(large: bool) -> Any:
             n_heads, p_out, s_out, p_x, s_x = args[:5]
             tables = load_tables(b, args[5:8], table, wide, lanes)
             with cgutils.for_range(b, n_heads) as heads:
-                both = load(b, b.add(p_x, b.mul(heads.index, s_x)), kind, n_loaded, ahead=large)
+                both = load(b, b.add(p_x, b.mul(heads.index, s_x)), kind, n_loaded, ahead=True)
                 pair = turned(b, parted(b, both, x, wide, lanes), tables)
                 both = joined(b, pair, x, wide, lanes)
                 store(b, both, b.add(p_out, b.mul(heads.index, s_out)), kind, n_loaded, past_caches=large)
