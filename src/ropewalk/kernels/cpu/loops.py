@@ -7,7 +7,7 @@ No product is fused with a sum, so float32 and float64 results are those of `nai
 Names: p_ address, s_ strides in elements, n_ count, i_ index; B batch, T tokens, H heads, D head channels, P pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,7 @@ from ropewalk.kernels.cpu.lanes import (
     widen,
 )
 
+TOGETHER = 4  # heads far from each other that a thread goes through at once
 ARGUMENTS = 8  # of `turn_tiles`, before the samples
 
 
@@ -63,6 +64,16 @@ def lanes_of(stored: types.Type, many: bool) -> int:
     return LINE // BYTES[STORED[stored]] if many else 1
 
 
+def each_head(b: ir.IRBuilder, n_heads: ir.Value, one: Callable[[ir.Value], None]) -> None:
+    """`one` for every head, written out for TOGETHER of them."""
+    with cgutils.for_range(b, b.udiv(n_heads, I64(TOGETHER))) as loop:
+        for i in range(TOGETHER):
+            one(b.add(b.mul(loop.index, I64(TOGETHER)), I64(i)))
+    rest = b.urem(n_heads, I64(TOGETHER))
+    with cgutils.for_range(b, rest) as loop:
+        one(b.add(b.sub(n_heads, rest), loop.index))
+
+
 def apart(many: bool, large: bool) -> Any:
     """Turns pairs of some heads: the first members lie together, and the second ones do, `gap` bytes after."""
 
@@ -73,12 +84,15 @@ def apart(many: bool, large: bool) -> Any:
         def generate(context: Any, b: ir.IRBuilder, _: Any, args: Any) -> ir.Value:
             n_heads, p_out, s_out, gap_out, p_x, s_x, gap = args[:7]
             tables = load_tables(b, args[7:10], table, wide, lanes)
-            with cgutils.for_range(b, n_heads) as heads:
-                p_first, p_out = (b.add(p, b.mul(heads.index, s)) for p, s in ((p_x, s_x), (p_out, s_out)))
-                ins, outs = (p_first, b.add(p_first, gap)), (p_out, b.add(p_out, gap_out))
+
+            def one(head: ir.Value) -> None:
+                p, p_o = b.add(p_x, b.mul(head, s_x)), b.add(p_out, b.mul(head, s_out))
+                ins, outs = (p, b.add(p, gap)), (p_o, b.add(p_o, gap_out))
                 pair = [widen(b, load(b, p, kind, lanes, ahead=True), x, wide, lanes) for p in ins]
                 for p, value in zip(outs, turned(b, pair, tables), strict=True):
                     store(b, narrow(b, value, x, wide, lanes), p, kind, lanes, past_caches=large)
+
+            each_head(b, n_heads, one)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9, types.float64, x, table), generate
@@ -97,11 +111,14 @@ def alternating(large: bool) -> Any:
         def generate(context: Any, b: ir.IRBuilder, _: Any, args: Any) -> ir.Value:
             n_heads, p_out, s_out, p_x, s_x = args[:5]
             tables = load_tables(b, args[5:8], table, wide, lanes)
-            with cgutils.for_range(b, n_heads) as heads:
-                both = load(b, b.add(p_x, b.mul(heads.index, s_x)), kind, n_loaded, ahead=True)
+
+            def one(head: ir.Value) -> None:
+                both = load(b, b.add(p_x, b.mul(head, s_x)), kind, n_loaded, ahead=True)
                 pair = turned(b, parted(b, both, x, wide, lanes), tables)
                 both = joined(b, pair, x, wide, lanes)
-                store(b, both, b.add(p_out, b.mul(heads.index, s_out)), kind, n_loaded, past_caches=large)
+                store(b, both, b.add(p_out, b.mul(head, s_out)), kind, n_loaded, past_caches=large)
+
+            each_head(b, n_heads, one)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7, types.float64, x, table), generate
@@ -193,26 +210,28 @@ def turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, sign, large, p_sizes, x, tab
     s_table = number(p_sizes, 17), number(p_sizes, 18), number(p_sizes, 19)
     size, table_size, end = bytes_of(x), bytes_of(table), offset + 2 * n_pairs
     together = s_out[3] == 1 and s_x[3] == 1
-    n_row, n_groups = (n_tokens + n_tile - 1) // n_tile, (n_heads + n_group - 1) // n_group
+    n_row = (n_tokens + n_tile - 1) // n_tile
     i_tile = take(p_counter) if p_counter else 0
     while i_tile < n_tiles:
         i_b, i_first = i_tile // n_row, i_tile % n_row * n_tile
         n_here = min(n_tile, n_tokens - i_first)
-        for i in range(n_groups * n_here):
-            i_h, i_t = i // n_here * n_group, i_first + i % n_here
+        for i_h in range(0, n_heads, n_group):
             n_now = min(n_group, n_heads - i_h)
-            p_row = p_x + (i_b * s_x[0] + i_h * s_x[1] + i_t * s_x[2]) * size
-            p_row_out = p_out + (i_b * s_out[0] + i_h * s_out[1] + i_t * s_out[2]) * size
-            o_table = (i_b * s_table[0] + i_h * s_table[1] + i_t * s_table[2]) * table_size
-            if p_x != p_out and 2 * n_pairs < n_channels:
-                for h in range(n_now):
-                    p, p_o = p_row + h * s_x[1] * size, p_row_out + h * s_out[1] * size
-                    pass_channels(p_o, s_out, p, s_x, 0, offset, together, size)
-                    pass_channels(p_o, s_out, p, s_x, end, n_channels, together, size)
-            turn_heads(
-                n_now, p_row_out + offset * s_out[3] * size, s_out, p_row + offset * s_x[3] * size, s_x,
-                p_cos + o_table, p_sin + o_table, sign, n_pairs, alternate != 0, together, large, x, table,
-            )  # fmt: skip
+            p_row = p_x + (i_b * s_x[0] + i_h * s_x[1] + i_first * s_x[2]) * size
+            p_row_out = p_out + (i_b * s_out[0] + i_h * s_out[1] + i_first * s_out[2]) * size
+            o_table = (i_b * s_table[0] + i_h * s_table[1] + i_first * s_table[2]) * table_size
+            for _ in range(n_here):
+                if p_x != p_out and 2 * n_pairs < n_channels:
+                    for h in range(n_now):
+                        p, p_o = p_row + h * s_x[1] * size, p_row_out + h * s_out[1] * size
+                        pass_channels(p_o, s_out, p, s_x, 0, offset, together, size)
+                        pass_channels(p_o, s_out, p, s_x, end, n_channels, together, size)
+                turn_heads(
+                    n_now, p_row_out + offset * s_out[3] * size, s_out, p_row + offset * s_x[3] * size, s_x,
+                    p_cos + o_table, p_sin + o_table, sign, n_pairs, alternate != 0, together, large, x, table,
+                )  # fmt: skip
+                p_row, p_row_out = p_row + s_x[2] * size, p_row_out + s_out[2] * size
+                o_table += s_table[2] * table_size
         i_tile = take(p_counter) if p_counter else i_tile + 1
     if large:
         publish()

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ropewalk.kernels.cpu.lanes import LINE
-from ropewalk.kernels.cpu.loops import share_of, turn_tiles
+from ropewalk.kernels.cpu.loops import TOGETHER, share_of, turn_tiles
 from ropewalk.kernels.cpu.threads import in_threads, torch_threads
 
 Job = tuple[Tensor, Tensor, Tensor, Tensor]  # x [B, H, T, D], out like x, cos and sin [B or 1, (H or 1,) T, P]
 
 TILE = 256  # tokens whose tables stay near the processor while all heads pass
-TOGETHER = 4  # heads far from each other that a thread goes through at once
 SHARE = 8  # tiles for each thread, at least, so that none waits for long
 ALONE = 1 << 18  # elements that one thread turns before another one has woken
 LARGE = 1 << 24  # bytes from which results are written past the caches, which could not keep them
