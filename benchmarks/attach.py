@@ -7,17 +7,17 @@ agree within rounding before anything is timed.  Both sides run in turn.
 """
 
 import argparse
-import copy
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
-from common import demand, in_turn, show
+from common import demand, seconds, show
 from ropewalk.formats import hf
-from ropewalk.models.attach import attach
+from ropewalk.models.attach import attach, detach
 
 CHECKED = 300  # tokens
 STEPS = 32  # tokens that are decoded after a short prompt
@@ -46,22 +46,28 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def compare(name: str, stock: Any, ids: Tensor, runs: int) -> None:
-    """A model and its copy with its own positions attached."""
-    attached = copy.deepcopy(stock)
-    attach(attached, hf.read(stock.config.to_dict()))
-    theirs, ours = (model(ids[:, :CHECKED]).logits.float() for model in (stock, attached))
+def compare(name: str, model: Any, ids: Tensor, runs: int) -> None:
+    """One model, with its own positions attached and without."""
+    encodings = hf.read(model.config.to_dict())
+    theirs = model(ids[:, :CHECKED]).logits.float()
+    attach(model, encodings)
+    ours = model(ids[:, :CHECKED]).logits.float()
+    detach(model)
     # turned queries and keys are rounded elsewhere, and what follows rounds other numbers
-    allowed = 4 * torch.finfo(stock.dtype).eps * float(theirs.abs().max()) * SIZES["num_hidden_layers"] ** 0.5
+    allowed = 4 * torch.finfo(model.dtype).eps * float(theirs.abs().max()) * SIZES["num_hidden_layers"] ** 0.5
     off = float((ours - theirs).abs().max())
     demand(off <= allowed, f"{name}: logits off by {off:.2g} at most ({allowed:.2g} may)")
     for what, function in (("prompt", prefill), ("decoding", decode)):
-        sides = [partial(function, model, ids) for model in (attached, stock)]
-        for side in sides:
-            side()
-        mine, base, ratio = in_turn(*sides, runs)
-        print(f"{name}, {what}: {mine:.3f} s attached, {base:.3f} s stock")
-        show(f"{name}, {what}: attached / stock", ratio, 1.0)
+        run, times = partial(function, model, ids), list[tuple[float, float]]()
+        run()
+        for _ in range(runs):
+            attach(model, encodings)
+            mine = seconds(run)
+            detach(model)
+            times.append((mine, seconds(run)))
+        mine, stock = (median(side) for side in zip(*times, strict=True))
+        print(f"{name}, {what}: {mine:.3f} s attached, {stock:.3f} s stock")
+        show(f"{name}, {what}: attached / stock", median(a / b for a, b in times), 1.0)
 
 
 def prefill(model: Any, ids: Tensor) -> None:
