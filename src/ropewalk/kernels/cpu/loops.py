@@ -8,7 +8,7 @@ Names: p_ address, s_ strides in elements, n_ count, i_ index; B batch, T tokens
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from ropewalk.kernels.cpu.lanes import (
     widen,
 )
 
+FEW = 16  # bytes of pairs that go together where a cache line of them is too many
 TOGETHER = 4  # heads far from each other that a thread goes through at once
 ARGUMENTS = 8  # of `turn_tiles`, before the samples
 
@@ -59,9 +60,9 @@ def turned(b: ir.IRBuilder, pair: Sequence[ir.Value], tables: Sequence[ir.Value]
     return b.fsub(b.fmul(first, cos), b.fmul(second, sin)), b.fadd(b.fmul(first, sin), b.fmul(second, cos))
 
 
-def lanes_of(stored: types.Type, many: bool) -> int:
-    """How many pairs go together: the first members, or the second ones, fill a cache line."""
-    return LINE // BYTES[STORED[stored]] if many else 1
+def lanes_of(stored: types.Type, n_bytes: int) -> int:
+    """How many pairs go together: the first members, or the second ones, fill that many bytes; at least one."""
+    return max(1, n_bytes // BYTES[STORED[stored]])
 
 
 def each_head(b: ir.IRBuilder, n_heads: ir.Value, one: Callable[[ir.Value], None]) -> None:
@@ -74,12 +75,12 @@ def each_head(b: ir.IRBuilder, n_heads: ir.Value, one: Callable[[ir.Value], None
         one(b.add(b.sub(n_heads, rest), loop.index))
 
 
-def apart(many: bool, large: bool) -> Any:
+def apart(n_bytes: int, large: bool = False) -> Any:
     """Turns pairs of some heads: the first members lie together, and the second ones do, `gap` bytes after."""
 
     @intrinsic
     def turn(_, n_heads, p_out, s_out, gap_out, p_x, s_x, gap, p_cos, p_sin, sign, x, table):
-        wide, lanes, kind = F64 if FLOAT64 in (x, table) else F32, lanes_of(x, many), STORED[x]
+        wide, lanes, kind = F64 if FLOAT64 in (x, table) else F32, lanes_of(x, n_bytes), STORED[x]
 
         def generate(context: Any, b: ir.IRBuilder, _: Any, args: Any) -> ir.Value:
             n_heads, p_out, s_out, gap_out, p_x, s_x, gap = args[:7]
@@ -100,12 +101,12 @@ def apart(many: bool, large: bool) -> Any:
     return turn
 
 
-def alternating(large: bool) -> Any:
+def alternating(n_bytes: int, large: bool = False) -> Any:
     """Turns pairs of some heads whose members lie side by side; bfloat16 ones are the halves of an integer."""
 
     @intrinsic
     def turn(_, n_heads, p_out, s_out, p_x, s_x, p_cos, p_sin, sign, x, table):
-        wide, lanes = F64 if FLOAT64 in (x, table) else F32, lanes_of(x, True)
+        wide, lanes = F64 if FLOAT64 in (x, table) else F32, lanes_of(x, n_bytes)
         kind, n_loaded = (I32, lanes) if x == BFLOAT16 else (STORED[x], 2 * lanes)
 
         def generate(context: Any, b: ir.IRBuilder, _: Any, args: Any) -> ir.Value:
@@ -152,33 +153,32 @@ def bytes_of(_: Any, x: Any):
     return types.int64(x), lambda _c, _b, _s, _a: I64(BYTES[STORED[x]])
 
 
-@intrinsic
-def pairs_of(_: Any, x: Any):
-    """Pairs that go together."""
-    return types.int64(x), lambda _c, _b, _s, _a: I64(lanes_of(x, True))
-
-
-apart_one, apart_many, apart_large = apart(many=False, large=False), apart(many=True, large=False), apart(True, True)
-alternating_many, alternating_large = alternating(large=False), alternating(large=True)
+apart_one, apart_few, apart_many, apart_large = apart(0), apart(FEW), apart(LINE), apart(LINE, large=True)
+alternating_few, alternating_many, alternating_large = alternating(FEW), alternating(LINE), alternating(LINE, True)
 
 
 @njit
 def turn_heads(n_heads, p_out, s_out, p_x, s_x, p_cos, p_sin, sign, n_pairs, alternate, together, large, x, table):
     """The pairs of some heads of one token, which share tables; `together`: channels lie side by side."""
-    size, table_size, n_lanes = bytes_of(x), bytes_of(table), pairs_of(x)
+    size, table_size = bytes_of(x), bytes_of(table)
+    n_many, n_few = LINE // size, FEW // size
     h_out, h_x, gap, i_pair = s_out[1] * size, s_x[1] * size, n_pairs * size, 0
-    while together and i_pair + n_lanes <= n_pairs:
-        o_t, o = i_pair * table_size, i_pair * size
+    while together and i_pair + n_few <= n_pairs:
+        o_t, o, many = i_pair * table_size, i_pair * size, i_pair + n_many <= n_pairs
         p_c, p_s = p_cos + o_t, p_sin + o_t
-        if alternate and large:
+        if alternate and not many:
+            alternating_few(n_heads, p_out + 2 * o, h_out, p_x + 2 * o, h_x, p_c, p_s, sign, x, table)
+        elif alternate and large:
             alternating_large(n_heads, p_out + 2 * o, h_out, p_x + 2 * o, h_x, p_c, p_s, sign, x, table)
         elif alternate:
             alternating_many(n_heads, p_out + 2 * o, h_out, p_x + 2 * o, h_x, p_c, p_s, sign, x, table)
+        elif not many:
+            apart_few(n_heads, p_out + o, h_out, gap, p_x + o, h_x, gap, p_c, p_s, sign, x, table)
         elif large:
             apart_large(n_heads, p_out + o, h_out, gap, p_x + o, h_x, gap, p_c, p_s, sign, x, table)
         else:
             apart_many(n_heads, p_out + o, h_out, gap, p_x + o, h_x, gap, p_c, p_s, sign, x, table)
-        i_pair += n_lanes
+        i_pair += n_many if many else n_few
     step, gap = (2, 1) if alternate else (1, n_pairs)
     c_out, c_x = s_out[3] * size, s_x[3] * size
     while i_pair < n_pairs:
@@ -237,15 +237,15 @@ def turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, sign, large, p_sizes, x, tab
         publish()
 
 
-def kept(compile: Any, function: Any, *signature: Any, **options: Any) -> Any:
+def kept(compiler: Callable[..., Any], function: Any) -> Any:
     """Compiled, and kept on disk where there is a place to write."""
     try:
-        return compile(*signature, cache=True, **options)(function)
+        return compiler(cache=True)(function)
     except RuntimeError:
-        return compile(*signature, **options)(function)
+        return compiler()(function)
 
 
-turn_tiles = kept(njit, turn_tiles, nogil=True)
+turn_tiles = kept(partial(njit, nogil=True), turn_tiles)
 
 
 @lru_cache(typed=True)
@@ -262,4 +262,4 @@ def share_of(x: np.generic, table: np.generic) -> int:
             p_sin, sign, large, p_sizes = number(a, 4), number(a, 5), number(a, 6), number(a, 7)
             turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, float(sign), large != 0, p_sizes, x, table)
 
-    return kept(cfunc, work, types.void(types.int64)).address
+    return kept(partial(cfunc, types.void(types.int64)), work).address

@@ -81,7 +81,12 @@ def launch(jobs: Sequence[Job], pairing: str, offset: int = 0, inverse: bool = F
     if threads == 1 or elements <= ALONE:
         for call in calls:
             turn_tiles(0, *call)
-        return
+    else:
+        share_out(calls, threads, kept)
+
+
+def share_out(calls: list[tuple], threads: int, kept: object) -> None:
+    """Let several threads work on the tiles of all calls; what is `kept` lives as long as they do."""
     counters = np.zeros(len(calls), np.int64)
     counted = [(counters.ctypes.data + i * counters.itemsize, *call) for i, call in enumerate(calls)]
     if (parallel := torch_threads()) and len({tuple(map(type, call[-2:])) for call in calls}) == 1:
