@@ -210,17 +210,18 @@ def turn_tiles(p_counter, p_out, p_x, p_cos, p_sin, sign, large, p_sizes, x, tab
     s_table = number(p_sizes, 17), number(p_sizes, 18), number(p_sizes, 19)
     size, table_size, end = bytes_of(x), bytes_of(table), offset + 2 * n_pairs
     together = s_out[3] == 1 and s_x[3] == 1
-    n_row = (n_tokens + n_tile - 1) // n_tile
+    n_row, n_groups, n_run = (n_tokens + n_tile - 1) // n_tile, (n_heads + n_group - 1) // n_group, number(p_sizes, 20)
     i_tile = take(p_counter) if p_counter else 0
     while i_tile < n_tiles:
         i_b, i_first = i_tile // n_row, i_tile % n_row * n_tile
         n_here = min(n_tile, n_tokens - i_first)
-        for i_h in range(0, n_heads, n_group):
+        for i in range((n_here + n_run - 1) // n_run * n_groups):
+            i_h, i_t = i % n_groups * n_group, i_first + i // n_groups * n_run
             n_now = min(n_group, n_heads - i_h)
-            p_row = p_x + (i_b * s_x[0] + i_h * s_x[1] + i_first * s_x[2]) * size
-            p_row_out = p_out + (i_b * s_out[0] + i_h * s_out[1] + i_first * s_out[2]) * size
-            o_table = (i_b * s_table[0] + i_h * s_table[1] + i_first * s_table[2]) * table_size
-            for _ in range(n_here):
+            p_row = p_x + (i_b * s_x[0] + i_h * s_x[1] + i_t * s_x[2]) * size
+            p_row_out = p_out + (i_b * s_out[0] + i_h * s_out[1] + i_t * s_out[2]) * size
+            o_table = (i_b * s_table[0] + i_h * s_table[1] + i_t * s_table[2]) * table_size
+            for _ in range(min(n_run, i_first + n_here - i_t)):
                 if p_x != p_out and 2 * n_pairs < n_channels:
                     for h in range(n_now):
                         p, p_o = p_row + h * s_x[1] * size, p_row_out + h * s_out[1] * size

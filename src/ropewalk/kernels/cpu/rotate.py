@@ -116,9 +116,9 @@ def plan(
     tile = max(1, min(TILE, tokens, share))
     starts = (pairs * dtype.itemsize, *(s * dtype.itemsize for s in s_out[:3]))
     large = shape.numel() * dtype.itemsize >= LARGE and s_out[3] == 1 and not any(start % LINE for start in starts)
-    # heads side by side in memory go together, others a few at a time, and those with tables of their own alone
-    group = 1 if by_head else max(1, shape[1]) if s_x[1] <= s_x[2] else TOGETHER
+    # a few heads go together, those with tables of their own alone; where heads lie side by side, token by token
+    group, run = 1 if by_head else TOGETHER, 1 if s_x[1] <= s_x[2] else tile
     strides = *s_x, *s_out, by_row, by_head, s_table[-2]
     counts = rows * -(-tokens // tile), tile, group, pairing == "interleaved", *shape[1:], offset, pairs
-    sizes = np.array((*counts, *strides), np.int64)
+    sizes = np.array((*counts, *strides, run), np.int64)
     return Plan(shape.numel(), large, sizes.ctypes.data, sizes, SAMPLES[dtype], SAMPLES[table_dtype])
