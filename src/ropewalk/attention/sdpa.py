@@ -25,7 +25,10 @@ TILE = 2**22  # numbers in the mask of a block, where that leaves it a row
 def in_order(call: Call) -> Tensor:
     """Queries that are the last of one document's keys, under a causal or bidirectional mask, and no bias."""
     c, queries = call.rotated(), call.q.shape[2]
-    q, k, v = (x.to(c.wide) for x in (c.q, c.k, c.v))
+    q, k, v = (x.to(c.kept) for x in (c.q, c.k, c.v))
+    if c.accelerated and c.kept == c.wide:
+        # there, torch shares keys among queries for narrow numbers alone, and else keeps a square
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     ahead = c.mask is causal and queries > 1
     if ahead and queries < k.shape[2]:
         out = attend_prefix(q, k, v, c.factor)
@@ -38,7 +41,9 @@ def in_blocks(call: Call) -> Tensor:
     """Any mask, any positions, any bias: some queries at a time, with the keys that one of them sees."""
     moving = any(hasattr(e, "nearby") for e in parts(call.encoding, Rotates))
     c = call if moving else call.rotated()
-    c = c._replace(q=c.q.to(c.wide), k=c.k.to(c.wide), v=c.v.to(c.wide))
+    # a bias is not rounded to narrow numbers
+    held = c.wide if parts(c.encoding, Biases) else c.kept
+    c = c._replace(q=c.q.to(held), k=c.k.to(held), v=c.v.to(held))
     heads = c.q.shape[1] if parts(c.encoding, Biases) else 1
     rows = min(ROWS, max(1, TILE // (c.q.shape[0] * heads * c.k.shape[2])))
     if c.v.shape[-1] != c.q.shape[-1]:
