@@ -39,8 +39,8 @@ Alibi(4)                     | bias     | yes | -       | mapped | 0     | any  
 KerpleLog(4)                 | bias     | yes | -       | mapped | 8     | any  | no  | strips         | yes
 KerplePower(4)               | bias     | yes | -       | mapped | 8     | any  | no  | strips         | yes
 Sandwich(4)                  | bias     | yes | -       | mapped | 0     | any  | no  | strips         | yes
-Fire(4)                      | bias     | no  | -       | mapped | 198   | any  | no  | reference      | yes
-Swin(4, 8, 8)                | bias     | yes | -       | mapped | 900   | 7    | no  | reference      | yes
+Fire(4)                      | bias     | no  | -       | mapped | 198   | any  | no  | blocks         | yes
+Swin(4, 8, 8)                | bias     | yes | -       | mapped | 900   | 7    | no  | blocks         | yes
 Rotary(16)                   | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + sdpa  | yes
 Rotary(8, offset=8)          | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + sdpa  | yes
 Rotary(16, sections=(2, 3, 3)) | rotation | yes | kept  | mapped | 0     | any  | yes | rotary + sdpa  | yes
@@ -225,8 +225,8 @@ def test_a_formula_that_overflows_ends_there() -> None:
 
 def test_a_bias_that_asks_for_more_than_distance_has_no_table() -> None:
     found = probe(FromTheQuery(4))
-    assert (found.kernel, found.relative) == ("reference", False)
-    assert found.why == "the bias of FromTheQuery is not a function of distance alone"
+    assert (found.kernel, found.relative) == ("blocks", False)
+    assert found.why == "the bias of FromTheQuery is not a function of distance alone; it is made in blocks"
 
 
 @pytest.mark.parametrize("text", ["(Alibi(4), Fire(8))", "(Shaw(16), Rotary(32))", "(Shaw(16), TransformerXL(16, 4))"])

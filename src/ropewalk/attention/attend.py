@@ -15,11 +15,11 @@ from ropewalk.attention.documents import by_document, side_by_side
 from ropewalk.attention.fit import check_fit
 from ropewalk.attention.flex import attend_flex, compact, refusal
 from ropewalk.attention.fold import attend_folded, folds
-from ropewalk.attention.sdpa import in_blocks, in_order
+from ropewalk.attention.sdpa import in_blocks, in_order, of_distance
 from ropewalk.attention.strips import attend_strips
 from ropewalk.errors import UnsupportedError
 from ropewalk.masks import Mask, causal
-from ropewalk.sites import Biases, Mixes, OfDistance, Rotates, Weights, parts
+from ropewalk.sites import Biases, Mixes, Rotates, Weights, parts
 from ropewalk.tokens import Tokens
 
 BACKENDS: dict[str, Callable[[Call], Tensor]] = {
@@ -88,8 +88,8 @@ def select_backend(c: Call) -> tuple[str, str]:
         return "reference", f"{type(e).__name__} replaces the dot product, pair by pair"
     biases = parts(c.encoding, Biases)
     for e in biases:
-        if not isinstance(e, OfDistance) or type(e).bias is not OfDistance.bias:
-            return "reference", f"the bias of {type(e).__name__} is not a function of distance alone"
+        if not of_distance(e):
+            return "blocks", f"the bias of {type(e).__name__} is not a function of distance alone; it is made in blocks"
     for e in parts(c.encoding, Rotates):
         if hasattr(e, "nearby"):
             return "blocks", f"{type(e).__name__} grows with position, so each block of queries is rotated by itself"

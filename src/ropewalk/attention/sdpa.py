@@ -15,7 +15,7 @@ from ropewalk.attention.call import Call, consecutive, together
 from ropewalk.attention.prefix import attend_prefix
 from ropewalk.attention.strip_gradient import view
 from ropewalk.masks import causal
-from ropewalk.sites import Biases, Rotates, parts
+from ropewalk.sites import Biases, OfDistance, Rotates, parts
 from ropewalk.tokens import contiguous, select
 
 ROWS = 512  # queries of a block, at most
@@ -80,6 +80,7 @@ def heights(c: Call) -> Tensor:
     """[B, H, Q, K]: what the biases add; where both stand in line, taken from one number per distance."""
     biases, (q_at, k_at) = parts(c.encoding, Biases), (c.q_at.position, c.k_at.position)
     lined = q_at.shape[::2] == k_at.shape[::2] == (1, 1) and not (q_at.is_floating_point() or k_at.is_floating_point())
+    lined = lined and all(map(of_distance, biases))
     if not lined or not bool(consecutive(q_at[..., 0]) & consecutive(k_at[..., 0])):
         return together(e.bias(c.w, c.q_at, c.k_at) for e in biases).to(c.wide)
     queries, keys = q_at.shape[1], k_at.shape[1]
@@ -87,6 +88,11 @@ def heights(c: Call) -> Tensor:
     table = together(e.of_distance(c.w, d) for e in biases).to(c.wide).contiguous()
     # rows of the view are those of the queries in reverse
     return view(table, 0, queries, keys).flip(1)[None]
+
+
+def of_distance(e: Any) -> bool:
+    """Whether a bias is one number per head and distance."""
+    return isinstance(e, OfDistance) and type(e).bias is OfDistance.bias
 
 
 def span(seen: Tensor) -> slice:

@@ -123,7 +123,7 @@ def arguments(encoding: Any, case: str, heads: int = 4, groups: int = 2, values:
 
 def expected(encoding: Any, case: str) -> str:
     if encoding in OTHER:
-        return "blocks" if rw.parts(encoding, rw.XPos) else "reference"
+        return "reference" if rw.parts(encoding, rw.Shaw) else "blocks"
     return CASES[case][3 if encoding in FREE else 4]
 
 

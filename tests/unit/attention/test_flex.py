@@ -153,7 +153,7 @@ def test_tiles_never_hold_a_square(monkeypatch: pytest.MonkeyPatch) -> None:
         (rw.T5(4), "left padding", torch.float32, "flex"),
         (rw.T5(4), "one document", torch.float64, "strips"),
         (rw.Rotary(16), "one document", torch.bfloat16, "sdpa"),
-        (rw.Fire(4), "one document", torch.bfloat16, "reference"),
+        (rw.Fire(4), "one document", torch.bfloat16, "blocks"),
         ((rw.XPos(16), rw.Alibi(4)), "one document", torch.bfloat16, "blocks"),
     ],
     ids=str,
