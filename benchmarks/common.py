@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from statistics import median
 from typing import Any, NamedTuple
@@ -75,10 +76,34 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def in_turn(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[float, float, float]:
-    """Median seconds of both, run as A B A B ..., and the median of the ratios first / second of neighbours."""
-    pairs = [(seconds(first), seconds(second)) for _ in range(runs)]
+def in_turn(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    runs: int,
+    before: Callable[[], object] = lambda: None,
+) -> tuple[float, float, float]:
+    """Median seconds of both, run as A B A B ..., and the median of the ratios first / second of neighbours.
+
+    `before` is called before each, and not timed.
+    """
+
+    def timed(function: Callable[[], object]) -> float:
+        before()
+        return seconds(function)
+
+    pairs = [(timed(first), timed(second)) for _ in range(runs)]
     return median(a for a, _ in pairs), median(b for _, b in pairs), median(a / b for a, b in pairs)
+
+
+@cache
+def other_memory() -> Tensor:
+    """More than the caches of a processor hold."""
+    return torch.ones(2**26)
+
+
+def empty_caches() -> None:
+    """Read other memory, so that what is timed next does not pay for writing back what another one left in a cache."""
+    other_memory().sum()
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -62,7 +62,8 @@ def parameters(path: str, tree: ast.Module) -> Iterator[str]:
         # the parameters of a command are its options, and those are the fields of its request
         command = path.startswith("cli/") and f.name.endswith("_command")
         # attention takes three tensors, whose they are, and the encoding with its weights
-        attention = path.startswith("attention/") and f.name in ("attend", "attend_linear", "choose", "logits", "forward")
+        wide = ("attend", "attend_linear", "choose", "logits", "forward")
+        attention = path.startswith("attention/") and f.name in wide
         # a kernel takes tensors, and each as an address with its strides
         kernel = path.startswith("kernels/")
         if count > PARAMETERS and not command and not attention and not kernel:

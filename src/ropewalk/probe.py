@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention import reference
+from ropewalk.attention.attend import choose
 from ropewalk.attention.module import initial
 from ropewalk.attention.trial import Trial, at_places, members, reach
 from ropewalk.errors import ConfigError
 from ropewalk.rotation import Rotation
-from ropewalk.sites import Biases, Embeds, Mixes, OfDistance, Rotates, parts
+from ropewalk.sites import Biases, Embeds, Mixes, Rotates, parts
 from ropewalk.spectrum import for_length
 from ropewalk.tokens import Tokens, contiguous, select
 
@@ -206,19 +207,15 @@ def equal(trial: Trial, at: Tokens, content: int) -> Tensor:
 
 
 def fused_by(encoding: Any) -> tuple[str, str]:
-    """What computes attention with this encoding, and why it is that."""
-    for e in parts(encoding, Mixes):
-        return "reference", f"{type(e).__name__} replaces the dot product, pair by pair"
-    for e in parts(encoding, Biases):
-        if not isinstance(e, OfDistance) or type(e).bias is not OfDistance.bias:
-            return "reference", f"the bias of {type(e).__name__} is not a function of distance alone"
-    rotating, biases = parts(encoding, Rotates), parts(encoding, Biases)
-    inner = "distance table" if biases else "SDPA"
-    why = ["each head's bias is one number per distance"] if biases else []
-    trial = Trial(tuple(rotating))
-    own = [e for e in rotating if not isinstance(e.rotation(trial.w, trial.tokens), Rotation)]
+    """What computes attention with this encoding over a plain text, and why it is that."""
+    trial = Trial(encoding, limit(encoding))
+    at = contiguous(2) if trial.axes == 1 else trial.tokens
+    backend, why = choose(*trial.qkv(trial.words(at), at), encoding, trial.w, at, at)
+    rotating = parts(encoding, Rotates)
+    if backend == "reference" or not rotating:
+        return backend, why
+    alone = Trial(tuple(rotating))
+    own = [e for e in rotating if not isinstance(e.rotation(alone.w, alone.tokens), Rotation)]
     if own:
-        return f"torch + {inner}", "; ".join([f"{type(own[0]).__name__} is not a table of cosines and sines", *why])
-    if rotating:
-        return f"rotary + {inner}", "; ".join(["pairs of channels turn by a table of cosines and sines", *why])
-    return inner, "; ".join(why) or "nothing is left to do inside attention"
+        return f"torch + {backend}", f"{type(own[0]).__name__} is not a table of cosines and sines; {why}"
+    return f"rotary + {backend}", f"pairs of channels turn by a table of cosines and sines; {why}"

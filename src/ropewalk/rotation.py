@@ -1,13 +1,13 @@
 """How pairs of channels turn.  B batch, T tokens, H heads, D head channels, P pairs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ropewalk.errors import ConfigError
 from ropewalk.kernels.rotate import PAIRINGS as PAIRINGS
-from ropewalk.kernels.rotate import rotate
+from ropewalk.kernels.rotate import rotate, rotate_pair
 
 
 class Rotation(NamedTuple):
@@ -35,3 +35,10 @@ class Rotation(NamedTuple):
         if not torch.compiler.is_compiling() and not bool(grown.isfinite().all()):
             raise ConfigError("growth must stay inside float32: shift the positions (`attend` does), got an overflow")
         return self.cos * grown, self.sin * grown
+
+
+def turn_both(rotation: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries [B, H, T, D] and keys [B, G, T, D] of the same tokens, mapped: in one pass where pairs turn."""
+    if not isinstance(rotation, Rotation):
+        return rotation.query(q), rotation.key(k)
+    return rotate_pair(q, k, rotation.tables(1), rotation.tables(-1), rotation.pairing, rotation.offset)

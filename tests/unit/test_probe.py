@@ -15,18 +15,18 @@ from ropewalk.sites import OfDistance, Weights
 
 # encoding | site | relative | norm | keys | learned | last position | linear | kernel | constant on equal tokens
 TABLE = """
-Sinusoidal(16)               | embed    | no  | -       | mapped | 0     | any  | yes | SDPA           | no
-Learned(16, 64)              | embed    | no  | -       | mapped | 1024  | 63   | yes | SDPA           | no
-Learned(16, 64, inject="pre_head") | embed | no | -     | mapped | 1024  | 63   | yes | SDPA           | yes
-Hierarchical(16, 64)         | embed    | no  | -       | mapped | 1024  | 4095 | yes | SDPA           | no
-Recurrent(16)                | embed    | no  | -       | mapped | 288   | any  | yes | SDPA           | no
-Floater(16, solver="euler", substeps=1) | embed | no | - | mapped | 304  | any  | yes | SDPA           | no
-Floater(16, solver="euler", substeps=1, inject="qkv") | embed | no | - | mapped | 336 | any | yes | SDPA | no
-Multiplicative(Learned(16, 64)) | embed | no  | -       | mapped | 1024  | 63   | yes | SDPA           | no
-Multiplicative(Sinusoidal(16))  | embed | no  | -       | mapped | 0     | any  | yes | SDPA           | no
-ComplexOrder(16)             | embed    | no  | -       | mapped | 32    | any  | yes | SDPA           | no
-ConvLeak(16)                 | embed    | no  | -       | mapped | 48    | any  | yes | SDPA           | no
-()                           | -        | yes | -       | mapped | 0     | any  | yes | SDPA           | yes
+Sinusoidal(16)               | embed    | no  | -       | mapped | 0     | any  | yes | sdpa           | no
+Learned(16, 64)              | embed    | no  | -       | mapped | 1024  | 63   | yes | sdpa           | no
+Learned(16, 64, inject="pre_head") | embed | no | -     | mapped | 1024  | 63   | yes | sdpa           | yes
+Hierarchical(16, 64)         | embed    | no  | -       | mapped | 1024  | 4095 | yes | sdpa           | no
+Recurrent(16)                | embed    | no  | -       | mapped | 288   | any  | yes | sdpa           | no
+Floater(16, solver="euler", substeps=1) | embed | no | - | mapped | 304  | any  | yes | sdpa           | no
+Floater(16, solver="euler", substeps=1, inject="qkv") | embed | no | - | mapped | 336 | any | yes | sdpa | no
+Multiplicative(Learned(16, 64)) | embed | no  | -       | mapped | 1024  | 63   | yes | sdpa           | no
+Multiplicative(Sinusoidal(16))  | embed | no  | -       | mapped | 0     | any  | yes | sdpa           | no
+ComplexOrder(16)             | embed    | no  | -       | mapped | 32    | any  | yes | sdpa           | no
+ConvLeak(16)                 | embed    | no  | -       | mapped | 48    | any  | yes | sdpa           | no
+()                           | -        | yes | -       | mapped | 0     | any  | yes | sdpa           | yes
 Shaw(16)                     | mix      | yes | -       | raw    | 1056  | any  | no  | reference      | no
 TransformerXL(16, 4)         | mix      | yes | -       | raw    | 4224  | any  | no  | reference      | yes
 XLNet(16, 4)                 | mix      | yes | -       | raw    | 4416  | any  | no  | reference      | yes
@@ -34,35 +34,35 @@ Deberta(16, 4)               | mix      | yes | -       | raw    | 73792 | any  
 Tupe(16, 4, 64)              | mix      | no  | -       | raw    | 12480 | 63   | no  | reference      | yes
 Cope(16)                     | mix      | yes | -       | raw    | 1024  | any  | no  | reference      | yes
 Urpe(4)                      | mix      | yes | -       | raw    | 1028  | any  | no  | reference      | no
-T5(4)                        | bias     | yes | -       | mapped | 128   | any  | no  | distance table | yes
-Alibi(4)                     | bias     | yes | -       | mapped | 0     | any  | no  | distance table | yes
-KerpleLog(4)                 | bias     | yes | -       | mapped | 8     | any  | no  | distance table | yes
-KerplePower(4)               | bias     | yes | -       | mapped | 8     | any  | no  | distance table | yes
-Sandwich(4)                  | bias     | yes | -       | mapped | 0     | any  | no  | distance table | yes
-Fire(4)                      | bias     | no  | -       | mapped | 198   | any  | no  | reference      | yes
-Swin(4, 8, 8)                | bias     | yes | -       | mapped | 900   | 7    | no  | reference      | yes
-Rotary(16)                   | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + SDPA  | yes
-Rotary(8, offset=8)          | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + SDPA  | yes
-Rotary(16, sections=(2, 3, 3)) | rotation | yes | kept  | mapped | 0     | any  | yes | rotary + SDPA  | yes
-Rotary(16, scaling=(Linear(4),)) | rotation | yes | kept | mapped | 0    | any  | yes | rotary + SDPA  | yes
-Rotary(16, scaling=(Yarn(4, 64),)) | rotation | yes | scaled | mapped | 0 | any | yes | rotary + SDPA  | yes
-Rotary(8, scaling=(Yarn(4, 64),), offset=8) | rotation | yes | changed | mapped | 0 | any | yes | rotary + SDPA | yes
-Rotary(16, scaling=(DynamicNTK(4, 64),)) | rotation | yes | kept | raw | 0 | any | yes | rotary + SDPA | yes
-Rotary(16, scaling=(DynamicYarn(64),)) | rotation | yes | scaled | raw | 0 | any | yes | rotary + SDPA | yes
-Rotary(16, scaling=(Linear(4),), unscaled=9) | rotation | no | kept | mapped | 0 | any | yes | rotary + SDPA | yes
-XPos(16)                     | rotation | yes | changed | mapped | 0     | any  | yes | rotary + SDPA  | yes
-RotaryMixed(16, 4)           | rotation | yes | kept    | mapped | 64    | any  | yes | rotary + SDPA  | yes
-LieRotary(16)                | rotation | no  | kept    | mapped | 240   | any  | yes | torch + SDPA   | yes
-LieRotary(16, axes=1)        | rotation | yes | kept    | mapped | 120   | any  | yes | torch + SDPA   | yes
-CayleyString(16)             | rotation | yes | kept    | mapped | 136   | any  | yes | torch + SDPA   | yes
-Clex(16, 5e5, 64)            | rotation | yes | kept    | raw    | 256   | any  | yes | rotary + SDPA  | yes
-LogN(64)                     | rotation | no  | changed | mapped | 0     | any  | yes | torch + SDPA   | yes
+T5(4)                        | bias     | yes | -       | mapped | 128   | any  | no  | strips         | yes
+Alibi(4)                     | bias     | yes | -       | mapped | 0     | any  | no  | strips         | yes
+KerpleLog(4)                 | bias     | yes | -       | mapped | 8     | any  | no  | strips         | yes
+KerplePower(4)               | bias     | yes | -       | mapped | 8     | any  | no  | strips         | yes
+Sandwich(4)                  | bias     | yes | -       | mapped | 0     | any  | no  | strips         | yes
+Fire(4)                      | bias     | no  | -       | mapped | 198   | any  | no  | blocks         | yes
+Swin(4, 8, 8)                | bias     | yes | -       | mapped | 900   | 7    | no  | blocks         | yes
+Rotary(16)                   | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + sdpa  | yes
+Rotary(8, offset=8)          | rotation | yes | kept    | mapped | 0     | any  | yes | rotary + sdpa  | yes
+Rotary(16, sections=(2, 3, 3)) | rotation | yes | kept  | mapped | 0     | any  | yes | rotary + sdpa  | yes
+Rotary(16, scaling=(Linear(4),)) | rotation | yes | kept | mapped | 0    | any  | yes | rotary + sdpa  | yes
+Rotary(16, scaling=(Yarn(4, 64),)) | rotation | yes | scaled | mapped | 0 | any | yes | rotary + sdpa  | yes
+Rotary(8, scaling=(Yarn(4, 64),), offset=8) | rotation | yes | changed | mapped | 0 | any | yes | rotary + sdpa | yes
+Rotary(16, scaling=(DynamicNTK(4, 64),)) | rotation | yes | kept | raw | 0 | any | yes | rotary + sdpa | yes
+Rotary(16, scaling=(DynamicYarn(64),)) | rotation | yes | scaled | raw | 0 | any | yes | rotary + sdpa | yes
+Rotary(16, scaling=(Linear(4),), unscaled=9) | rotation | no | kept | mapped | 0 | any | yes | rotary + sdpa | yes
+XPos(16)                     | rotation | yes | changed | mapped | 0     | any  | yes | rotary + blocks| yes
+RotaryMixed(16, 4)           | rotation | yes | kept    | mapped | 64    | any  | yes | rotary + sdpa  | yes
+LieRotary(16)                | rotation | no  | kept    | mapped | 240   | any  | yes | torch + sdpa   | yes
+LieRotary(16, axes=1)        | rotation | yes | kept    | mapped | 120   | any  | yes | torch + sdpa   | yes
+CayleyString(16)             | rotation | yes | kept    | mapped | 136   | any  | yes | torch + sdpa   | yes
+Clex(16, 5e5, 64)            | rotation | yes | kept    | raw    | 256   | any  | yes | rotary + sdpa  | yes
+LogN(64)                     | rotation | no  | changed | mapped | 0     | any  | yes | torch + sdpa   | yes
 ReRope(Rotary(16))           | mix      | yes | -       | raw    | 0     | any  | no  | reference      | yes
 LeakyReRope(Rotary(16))      | mix      | yes | -       | raw    | 0     | any  | no  | reference      | yes
 SelfExtend(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
 DualChunk(Rotary(16))        | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
 LMInfinite(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | reference      | yes
-(Rotary(16), Alibi(4))       | rotation bias | yes | kept | mapped | 0   | any  | no  | rotary + distance table | yes
+(Rotary(16), Alibi(4))       | rotation bias | yes | kept | mapped | 0   | any  | no  | rotary + strips         | yes
 (Learned(16, 64), Shaw(16))  | embed mix | no | -       | raw    | 2080  | 63   | no  | reference      | no
 """
 ROWS = [[cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()]
@@ -225,8 +225,8 @@ def test_a_formula_that_overflows_ends_there() -> None:
 
 def test_a_bias_that_asks_for_more_than_distance_has_no_table() -> None:
     found = probe(FromTheQuery(4))
-    assert (found.kernel, found.relative) == ("reference", False)
-    assert found.why == "the bias of FromTheQuery is not a function of distance alone"
+    assert (found.kernel, found.relative) == ("blocks", False)
+    assert found.why == "the bias of FromTheQuery is not a function of distance alone; it is made in blocks"
 
 
 @pytest.mark.parametrize("text", ["(Alibi(4), Fire(8))", "(Shaw(16), Rotary(32))", "(Shaw(16), TransformerXL(16, 4))"])

@@ -13,10 +13,13 @@ from ropewalk.attention import reference
 from ropewalk.attention.call import Call
 from ropewalk.attention.documents import by_document, side_by_side
 from ropewalk.attention.fit import check_fit
-from ropewalk.attention.sdpa import in_blocks, in_order
+from ropewalk.attention.flex import attend_flex, compact, refusal
+from ropewalk.attention.fold import attend_folded, folds
+from ropewalk.attention.sdpa import in_blocks, in_order, of_distance
 from ropewalk.attention.strips import attend_strips
+from ropewalk.errors import UnsupportedError
 from ropewalk.masks import Mask, causal
-from ropewalk.sites import Biases, Mixes, OfDistance, Rotates, Weights, parts
+from ropewalk.sites import Biases, Mixes, Rotates, Weights, parts
 from ropewalk.tokens import Tokens
 
 BACKENDS: dict[str, Callable[[Call], Tensor]] = {
@@ -26,7 +29,10 @@ BACKENDS: dict[str, Callable[[Call], Tensor]] = {
     "documents": by_document,
     "blocks": in_blocks,
     "strips": attend_strips,
+    "folded": attend_folded,
+    "flex": lambda call: by_flex(call),
 }
+MANY = 128  # queries, from which on what is prepared for all keys pays
 
 
 def attend(
@@ -44,7 +50,8 @@ def attend(
 
     q [B, H, Q, D], k [B, G, K, D] and v [B, G, K, V] with H a multiple of G, not yet mapped. `scale` is D ** -0.5
     unless given (T5 takes 1); a part that replaces the dot product brings its own. Arithmetic is in float32, or wider
-    where q is. `choose` tells what computes it.
+    where q is; on a GPU narrow tensors are multiplied as they are, with sums in float32: mapped queries and keys and
+    the weights of the softmax are then rounded to their dtype once. `choose` tells what computes it.
     """
     call = Call(q, k, v, encoding, w, q_at, k_at, mask, scale)
     check_fit(q, encoding)
@@ -64,9 +71,9 @@ def choose(
 ) -> tuple[str, str]:
     """What `attend` computes the same arguments with, and why it is that; nothing is computed.
 
-    "sdpa" is torch's fused product at once, "strips" the same under a view of a table of distances, "documents" either
-    of them for one document after the other, "blocks" the same for some queries at a time under a mask, "reference"
-    plain torch, "empty" no work at all.
+    "sdpa" is torch's fused product at once, "strips" the same under a view of a table of distances, "folded" the same
+    with ALiBi in a few channels more, "documents" one document after the other, "blocks" some queries at a time under
+    a mask, "flex" torch's FlexAttention, "reference" plain torch, "empty" no work at all.
     """
     return select_backend(Call(q, k, v, encoding, w, q_at, k_at, mask, scale))
 
@@ -81,11 +88,15 @@ def select_backend(c: Call) -> tuple[str, str]:
         return "reference", f"{type(e).__name__} replaces the dot product, pair by pair"
     biases = parts(c.encoding, Biases)
     for e in biases:
-        if not isinstance(e, OfDistance) or type(e).bias is not OfDistance.bias:
-            return "reference", f"the bias of {type(e).__name__} is not a function of distance alone"
+        if not of_distance(e):
+            return "blocks", f"the bias of {type(e).__name__} is not a function of distance alone; it is made in blocks"
     for e in parts(c.encoding, Rotates):
         if hasattr(e, "nearby"):
             return "blocks", f"{type(e).__name__} grows with position, so each block of queries is rotated by itself"
+    if biases and c.accelerated and c.q.shape[2] >= MANY:
+        found = on_accelerator(c)
+        if found:
+            return found
     what = "each head's bias is one number per distance" if biases else "nothing is added to the logits"
     if not c.plain:
         return "blocks", f"{what}; the mask is neither causal nor bidirectional, so it is looked up pair by pair"
@@ -100,6 +111,23 @@ def select_backend(c: Call) -> tuple[str, str]:
     if (biases or equal) and side_by_side(c):
         return "documents", f"{what}; the tokens are documents side by side, each {ranked}"
     return "blocks", f"{what}; the tokens are not one document {ranked}, so they are looked at pair by pair"
+
+
+def on_accelerator(c: Call) -> tuple[str, str] | None:
+    """The same for biases of distance where narrow products are the fast ones; None where it is as on a CPU."""
+    if c.kept.itemsize == 2 and folds(c) and c.in_line():
+        return "folded", "ALiBi is a few channels more, which the fused causal product takes without a mask"
+    if c.kept.itemsize <= 4 and refusal(c) is None and compact(c):
+        return "flex", "each head's bias is one number per distance, which FlexAttention looks up inside its kernel"
+    return None
+
+
+def by_flex(c: Call) -> Tensor:
+    """What FlexAttention gives, or where it cannot be compiled what is chosen then."""
+    try:
+        return attend_flex(c)
+    except UnsupportedError:
+        return BACKENDS[select_backend(c)[0]](c)
 
 
 def mergeable(c: Call) -> bool:

@@ -34,6 +34,18 @@ class Call(NamedTuple):
         return torch.promote_types(self.q.dtype, torch.float32)
 
     @property
+    def accelerated(self) -> bool:
+        """Whether its tensors lie where narrow products are the fast ones."""
+        return accelerated(self.q.device)
+
+    @property
+    def kept(self) -> torch.dtype:
+        """Of what torch's fused products are given: their own, widest, where the products add up in float32 inside."""
+        if not self.accelerated:
+            return self.wide
+        return torch.promote_types(torch.promote_types(self.q.dtype, self.k.dtype), self.v.dtype)
+
+    @property
     def factor(self) -> float:
         """What dot products are multiplied with."""
         return self.scale or self.q.shape[-1] ** -0.5
@@ -62,21 +74,28 @@ class Call(NamedTuple):
         return bool(same if first is last else same & consecutive(first[..., 0]))
 
     def rotated(self) -> "Call":
-        """The same call with queries and keys mapped, in wide arithmetic; v stays as it is."""
+        """The same call with queries and keys mapped in wide arithmetic, then rounded to what is kept; v stays."""
         rotations = parts(self.encoding, Rotates)
         if not rotations:
             return self
-        q, k = self.q.to(self.wide), self.k.to(self.wide)
+        # a single rotation rounds once by itself
+        inside = self.wide if len(rotations) > 1 else self.kept
+        q, k = self.q.to(inside), self.k.to(inside)
         for e in rotations:
             # one that grows with position is shift equivariant and asks for positions near zero
             near = e.nearby(self.q_at, self.k_at) if hasattr(e, "nearby") else (self.q_at, self.k_at)
             q, k = e.rotation(self.w, near[0]).query(q), e.rotation(self.w, near[1]).key(k)
         rest = tuple(e for e in self.members() if not isinstance(e, Rotates))
-        return self._replace(q=q, k=k, encoding=rest)
+        return self._replace(q=q.to(self.kept), k=k.to(self.kept), encoding=rest)
 
     def members(self) -> tuple[Any, ...]:
         """The parts of the encoding, in order."""
         return self.encoding if isinstance(self.encoding, tuple) else (self.encoding,)
+
+
+def accelerated(device: torch.device) -> bool:
+    """Whether fused products of narrow numbers are the fast ones there; on a CPU those of float32 are."""
+    return device.type == "cuda"
 
 
 def consecutive(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ropewalk.attention.fit import check_fit
 from ropewalk.masks import Mask, causal
+from ropewalk.rotation import turn_both
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates, Weights, parts
 from ropewalk.tokens import Tokens, select
 
@@ -31,7 +32,7 @@ def rotate(q: Tensor, k: Tensor, encoding: Any, at: Tokens, w: Weights | None = 
     """The queries [B, H, T, D] and keys [B, G, T, D] of the same tokens, mapped by every part that rotates."""
     check_fit(q, encoding)
     for rotation in [e.rotation(w or {}, at) for e in parts(encoding, Rotates)]:
-        q, k = rotation.query(q), rotation.key(k)
+        q, k = turn_both(rotation, q, k)
     return q, k
 
 

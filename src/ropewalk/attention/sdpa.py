@@ -15,7 +15,7 @@ from ropewalk.attention.call import Call, consecutive, together
 from ropewalk.attention.prefix import attend_prefix
 from ropewalk.attention.strip_gradient import view
 from ropewalk.masks import causal
-from ropewalk.sites import Biases, Rotates, parts
+from ropewalk.sites import Biases, OfDistance, Rotates, parts
 from ropewalk.tokens import contiguous, select
 
 ROWS = 512  # queries of a block, at most
@@ -25,7 +25,10 @@ TILE = 2**22  # numbers in the mask of a block, where that leaves it a row
 def in_order(call: Call) -> Tensor:
     """Queries that are the last of one document's keys, under a causal or bidirectional mask, and no bias."""
     c, queries = call.rotated(), call.q.shape[2]
-    q, k, v = (x.to(c.wide) for x in (c.q, c.k, c.v))
+    q, k, v = (x.to(c.kept) for x in (c.q, c.k, c.v))
+    if c.accelerated and c.kept == c.wide:
+        # there, torch shares keys among queries for narrow numbers alone, and else keeps a square
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     ahead = c.mask is causal and queries > 1
     if ahead and queries < k.shape[2]:
         out = attend_prefix(q, k, v, c.factor)
@@ -38,7 +41,9 @@ def in_blocks(call: Call) -> Tensor:
     """Any mask, any positions, any bias: some queries at a time, with the keys that one of them sees."""
     moving = any(hasattr(e, "nearby") for e in parts(call.encoding, Rotates))
     c = call if moving else call.rotated()
-    c = c._replace(q=c.q.to(c.wide), k=c.k.to(c.wide), v=c.v.to(c.wide))
+    # a bias is not rounded to narrow numbers
+    held = c.wide if parts(c.encoding, Biases) else c.kept
+    c = c._replace(q=c.q.to(held), k=c.k.to(held), v=c.v.to(held))
     heads = c.q.shape[1] if parts(c.encoding, Biases) else 1
     rows = min(ROWS, max(1, TILE // (c.q.shape[0] * heads * c.k.shape[2])))
     if c.v.shape[-1] != c.q.shape[-1]:
@@ -75,6 +80,7 @@ def heights(c: Call) -> Tensor:
     """[B, H, Q, K]: what the biases add; where both stand in line, taken from one number per distance."""
     biases, (q_at, k_at) = parts(c.encoding, Biases), (c.q_at.position, c.k_at.position)
     lined = q_at.shape[::2] == k_at.shape[::2] == (1, 1) and not (q_at.is_floating_point() or k_at.is_floating_point())
+    lined = lined and all(map(of_distance, biases))
     if not lined or not bool(consecutive(q_at[..., 0]) & consecutive(k_at[..., 0])):
         return together(e.bias(c.w, c.q_at, c.k_at) for e in biases).to(c.wide)
     queries, keys = q_at.shape[1], k_at.shape[1]
@@ -82,6 +88,11 @@ def heights(c: Call) -> Tensor:
     table = together(e.of_distance(c.w, d) for e in biases).to(c.wide).contiguous()
     # rows of the view are those of the queries in reverse
     return view(table, 0, queries, keys).flip(1)[None]
+
+
+def of_distance(e: Any) -> bool:
+    """Whether a bias is one number per head and distance."""
+    return isinstance(e, OfDistance) and type(e).bias is OfDistance.bias
 
 
 def span(seen: Tensor) -> slice:

@@ -28,6 +28,7 @@ class Slab(NamedTuple):
     table: Tensor  # [H, N]
     scale: float
     ahead: bool  # whether keys ahead of a query are hidden
+    reach: int  # how many keys before and at a query weigh anything
 
 
 class Strip(NamedTuple):
@@ -49,7 +50,7 @@ def gradients(s: Slab, learned: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         stop = min(start + QUERIES, queries)
         strip = taken(s, slice(start, stop))
         near = torch.zeros_like(strip.q)
-        for keys in tiles(s, stop):
+        for keys in tiles(s, start, stop):
             first = queries - stop + keys.start
             bias = view(powers, first, stop - start, keys.stop - keys.start)
             p = weights(strip, k[:, keys], bias, room[0])
@@ -74,11 +75,11 @@ def taken(s: Slab, some: slice) -> Strip:
     return Strip(q, grad, delta, lse * LOG2E)
 
 
-def tiles(s: Slab, stop: int) -> Iterator[slice]:
-    """The keys that queries before `stop` see, some at a time."""
-    seen = s.k.shape[2] - s.q.shape[2] + stop if s.ahead else s.k.shape[2]
-    for start in range(0, seen, KEYS):
-        yield slice(start, min(start + KEYS, seen))
+def tiles(s: Slab, start: int, stop: int) -> Iterator[slice]:
+    """The keys that queries from `start` to `stop` look at, some at a time."""
+    near = within(slice(start, stop), s.q.shape[2], s.k.shape[2], s.reach, s.ahead)
+    for first in range(near.start, near.stop, KEYS):
+        yield slice(first, min(first + KEYS, near.stop))
 
 
 def weights(strip: Strip, k: Tensor, bias: Tensor, room: Tensor) -> Tensor:
@@ -109,3 +110,9 @@ def diagonals(padded: Tensor) -> Tensor:
 def view(table: Tensor, start: int, rows: int, keys: int) -> Tensor:
     """[H, rows, keys] of a table [H, N]: entry (a, b) is number start + a + b, and nothing is copied."""
     return table.as_strided((len(table), rows, keys), (table.stride(0), 1, 1), table.storage_offset() + start)
+
+
+def within(strip: slice, queries: int, keys: int, reach: int, ahead: bool) -> slice:
+    """The keys that queries of a strip look at."""
+    past = keys - queries
+    return slice(max(0, past + strip.start + 1 - reach), past + strip.stop if ahead else keys)

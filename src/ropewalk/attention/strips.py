@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ropewalk.attention.call import Call, together
 from ropewalk.attention.prefix import flash_cpu
-from ropewalk.attention.strip_gradient import Slab, gradients, view
+from ropewalk.attention.strip_gradient import Slab, gradients, view, within
 from ropewalk.masks import causal
 from ropewalk.sites import Biases, parts
 from ropewalk.tokens import contiguous
@@ -49,13 +49,14 @@ class Strips(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, table: Tensor, scale: float, ahead: bool) -> Tensor:
         queries, keys = q.shape[2], k.shape[2]
         out, lse = q.new_empty(*q.shape[:3], v.shape[-1]), table.new_empty(q.shape[:3])
-        for rows, groups, heads in slabs(q, k, widest(k, v, table)):
+        ctx.reaches = reaches(q, k, table, scale)
+        for rows, groups, heads, reach in slabs(q, k, widest(k, v, table), ctx.reaches):
             wide = [straight(x[rows, groups].to(table.dtype)) for x in (k, v)]
             for strip in strips(q, k, v):
-                seen = keys - queries + strip.stop if ahead else keys
-                bias = view(table[heads], queries - strip.stop, strip.stop - strip.start, seen)
+                near = within(strip, queries, keys, reach, ahead)
+                bias = view(table[heads], queries - strip.stop + near.start, length(strip), length(near))
                 some = q[rows, heads, strip].to(table.dtype).flip(2)
-                made = product(some, wide[0][:, :, :seen], wide[1][:, :, :seen], bias, scale)
+                made = product(some, wide[0][:, :, near], wide[1][:, :, near], bias, scale)
                 out[rows, heads, strip], lse[rows, heads, strip] = (x.flip(2) for x in made)
         ctx.save_for_backward(q, k, v, table, out, lse)
         ctx.scale, ctx.ahead = scale, ahead
@@ -71,11 +72,11 @@ class Strips(torch.autograd.Function):
         quick = fused(q, v) and not learned
         most = widest(k, v, table) if quick else TILED * k.shape[1] // q.shape[1]
         into, into_table = [torch.empty_like(x) for x in (q, k, v)], torch.zeros_like(table)
-        for rows, groups, heads in slabs(q, k, most):
+        for rows, groups, heads, reach in slabs(q, k, most, ctx.reaches):
             mine, grad, made = (x[rows, heads].to(table.dtype) for x in (q, *grad_outputs, out))
             their, values = (straight(x[rows, groups].to(table.dtype)) for x in (k, v))
             held = made, lse[rows, heads], table[heads]
-            slab = Slab(mine, grad, their, values, *held, ctx.scale, ctx.ahead)
+            slab = Slab(mine, grad, their, values, *held, ctx.scale, ctx.ahead, reach)
             *parts_of, along = kernel_gradients(slab) if quick else gradients(slab, learned)
             for x, part, place in zip(into, parts_of, (heads, groups, groups), strict=True):
                 x[rows, place] = part
@@ -88,14 +89,14 @@ def kernel_gradients(s: Slab) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     queries, keys = s.q.shape[2], s.k.shape[2]
     into_q, into_k, into_v = torch.empty_like(s.q), torch.zeros_like(s.k), torch.zeros_like(s.v)
     for strip in strips(s.q, s.k, s.v):
-        seen = keys - queries + strip.stop if s.ahead else keys
-        bias = view(s.table, queries - strip.stop, strip.stop - strip.start, seen)[None]
+        near = within(strip, queries, keys, s.reach, s.ahead)
+        bias = view(s.table, queries - strip.stop + near.start, length(strip), length(near))[None]
         grad, q, out, lse = (x[:, :, strip].flip(2) for x in (s.grad, s.q, s.out, s.lse))
-        k, v = s.k[:, :, :seen], s.v[:, :, :seen]
+        k, v = s.k[:, :, near], s.v[:, :, near]
         made = flash_cpu_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=s.scale)
         into_q[:, :, strip] = made[0].flip(2)
-        into_k[:, :, :seen] += made[1]
-        into_v[:, :, :seen] += made[2]
+        into_k[:, :, near] += made[1]
+        into_v[:, :, near] += made[2]
     return into_q, into_k, into_v, s.table.new_zeros(())
 
 
@@ -111,15 +112,43 @@ def widest(k: Tensor, v: Tensor, table: Tensor) -> int:
     return HELD // (k.shape[2] * (k.shape[3] + v.shape[3]))
 
 
-def slabs(q: Tensor, k: Tensor, most: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Rows of the batch, key heads and their query heads: rows times key heads are at most `most`, or 1."""
+def reaches(q: Tensor, k: Tensor, table: Tensor, scale: float) -> list[int]:
+    """For each key head, how many keys before and at a query weigh anything, the largest of its query heads.
+
+    A logit without its bias lies within |scale| |q| |k| of 0, and every query sees the key at distance 0.  So against
+    what a query sees, the keys at distance d and beyond weigh at most the sum of exp(bias + twice that bound), less the
+    bias at 0.  What is left out is a quarter of the last bit of 1 at most, so it would be lost in rounding.
+    """
+    keys, eps = k.shape[2], torch.finfo(table.dtype).eps
+    longest = [torch.linalg.vector_norm(x, dim=-1, dtype=table.dtype).amax((0, 2)) for x in (q, k)]
+    bound = abs(scale) * longest[0] * longest[1].repeat_interleave(q.shape[1] // k.shape[1])
+    # the table begins at the largest distance
+    beyond = table[:, :keys].detach().logcumsumexp(1) + (2 * bound - table[:, keys - 1].detach())[:, None]
+    gone = (beyond <= math.log(eps / 4)).sum(1)
+    return (keys - gone).unflatten(0, (k.shape[1], -1)).amax(1).tolist()
+
+
+def slabs(q: Tensor, k: Tensor, most: int, reaches: list[int]) -> Iterator[tuple[slice, slice, slice, int]]:
+    """Rows of the batch, key heads, their query heads and their reach: rows times key heads are at most `most`, or 1.
+
+    Heads go together whose reaches are within a factor of two.
+    """
     batch, groups = k.shape[:2]
     each = q.shape[1] // groups
-    rows, width = max(1, most // groups), min(max(1, most), groups)
+    rows = max(1, most // groups)
     for b in range(0, batch, rows):
-        for g in range(0, groups, width):
-            stop = min(g + width, groups)
-            yield slice(b, min(b + rows, batch)), slice(g, stop), slice(g * each, stop * each)
+        start = 0
+        for stop in range(1, groups + 1):
+            after = reaches[start : stop + 1]
+            if stop == groups or stop - start >= most or max(after) > 2 * min(after):
+                reach = max(reaches[start:stop])
+                yield slice(b, min(b + rows, batch)), slice(start, stop), slice(start * each, stop * each), reach
+                start = stop
+
+
+def length(some: slice) -> int:
+    """How many there are."""
+    return some.stop - some.start
 
 
 def strips(q: Tensor, k: Tensor, v: Tensor) -> Iterator[slice]:

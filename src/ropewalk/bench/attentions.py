@@ -4,7 +4,6 @@ Letters: H query heads, G key heads, T tokens, D head channels.
 """
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropewalk.attention.attend import attend
-from ropewalk.bench.case import FORWARD, Problem
+from ropewalk.bench.case import FORWARD, Problem, memory
 from ropewalk.bench.contestants import Absent, Contestant, Op, loaded
 from ropewalk.bench.formula import bias, slopes
 from ropewalk.encodings.bias.alibi import Alibi
@@ -71,10 +70,7 @@ def learned(given: Problem) -> dict[str, Tensor]:
 
 def afford(size: int, device: str) -> None:
     """Raise Absent if `size` bytes are more than half of the memory there is."""
-    if device == "cuda":
-        total = torch.cuda.mem_get_info()[1]
-    else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory(device)
     if size > total / 2:
         raise Absent(f"would take {size / 1e9:.0f} GB of {total / 1e9:.0f} GB of memory")
 

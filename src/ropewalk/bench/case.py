@@ -3,6 +3,7 @@
 Letters: B batch, H query heads, G key heads, T tokens, D head channels.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -40,12 +41,24 @@ class Case(NamedTuple):
         bias = f" with {self.bias}" if self.bias else ""
         return f"{self.what}{bias}, {self.stage}, {self.length:,} of {self.heads} x {self.dim}, {self.dtype}"
 
+    def size(self) -> int:
+        """Bytes of the inputs."""
+        tensors = self.heads + self.kv_heads * (1 if self.what == "rotate" else 2)
+        return tensors * self.length * self.dim * getattr(torch, self.dtype).itemsize
+
     def guess(self) -> float:
         """Seconds that one run may take, for the time left alone: bytes for rotations, products for attention."""
         tokens = self.heads * self.length * self.dim
         if self.what == "rotate":
             return 1e-4 + 4e-9 * tokens
         return 1e-4 + 5e-11 * tokens * self.length * (1 if self.stage == FORWARD else 4)
+
+
+def memory(device: str) -> int:
+    """Bytes that a device has in all."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Problem(NamedTuple):

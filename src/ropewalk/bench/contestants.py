@@ -13,7 +13,9 @@ from torch import Tensor
 from ropewalk.bench.case import BASE, FORWARD, Problem
 from ropewalk.bench.formula import angles
 from ropewalk.encodings.rotary.rotary import Rotary
-from ropewalk.kernels.rotate import rotate_, rotate_pair
+from ropewalk.kernels.rotate import kernel_of, rotate_, rotate_pair
+
+NO_GRADIENTS = "what writes over memory carries no gradients"
 
 Op = Callable[..., tuple[Tensor, ...]]  # of q and k, or of q, k and v; it may be run any number of times
 
@@ -30,17 +32,23 @@ class Contestant(NamedTuple):
     package: str = ""  # the distribution that it comes from
     pairing: str = "half"  # of a rotation; "" of what leaves everything as it is
     own_angles: bool = False  # makes float32 angles itself instead of taking tables
-    limit: bool = False  # what the others are divided by
+    limit: bool = False  # what others are divided by
+    ready: bool = False  # writes into memory that is there, not into fresh memory
     plain: bool = False  # attends without a bias
     gpu: bool = False  # cannot do without
     compiled: bool = False  # by torch.compile, anew for every case
 
     def version(self) -> str | None:
         """Of the package, None where it is not installed."""
-        try:
-            return metadata.version(self.package) if self.package else ""
-        except metadata.PackageNotFoundError:
-            return None
+        return installed(self.package) if self.package else ""
+
+
+def installed(package: str) -> str | None:
+    """The version of a distribution, None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def loaded(name: str) -> Any:
@@ -60,14 +68,14 @@ def tables(given: Problem) -> tuple[Tensor, Tensor]:
     return angle.cos().to(**like), angle.sin().to(**like)
 
 
-def copy(given: Problem) -> Op:
-    """The same tensors, each copied into new memory with the strides it has."""
+def clone(given: Problem) -> Op:
+    """The same tensors copied into fresh memory, as whoever returns new tensors takes it."""
     return lambda q, k: (q.clone(), k.clone())
 
 
-def copy_into_ready(given: Problem) -> Op:
-    """The same tensors, copied into memory that is there: without what new pages cost, which varies by machine."""
-    ready = [torch.empty_like(x) for x in given.inputs]
+def copy(given: Problem) -> Op:
+    """The same tensors copied into memory that is there: without what fresh pages cost, which varies by machine."""
+    ready = [torch.zeros_like(x) for x in given.inputs]
     return lambda q, k: (ready[0].copy_(q), ready[1].copy_(k))
 
 
@@ -88,10 +96,29 @@ def ours_at_once(given: Problem) -> Op:
     return lambda q, k: rotate_pair(q, k, *both, rotation.pairing)
 
 
+def ours_into_ready(given: Problem) -> Op:
+    """The kernel behind these ops, which also writes to where it is told."""
+    if given.case.stage != FORWARD:
+        raise Absent(NO_GRADIENTS)
+    found = kernel_of(given.case.device, given.dtype)
+    if not found:
+        raise Absent("no kernel serves this")
+    kernel, _ = found
+    rotation = Rotary(given.case.dim, base=BASE).rotation({}, given.at)
+    ready = [torch.full_like(x, torch.nan) for x in given.inputs]
+
+    def turn(q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        jobs = [(x, out, rotation.cos, rotation.sin) for x, out in zip((q, k), ready, strict=True)]
+        kernel(jobs, rotation.pairing, 0, False)
+        return tuple(ready)
+
+    return turn
+
+
 def ours_in_place(given: Problem) -> Op:
     """The op that writes to what it is given."""
     if given.case.stage != FORWARD:
-        raise Absent("in place there are no gradients")
+        raise Absent(NO_GRADIENTS)
     rotation = Rotary(given.case.dim, base=BASE).rotation({}, given.at)
 
     def turn(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,12 +183,13 @@ def flash_attn(given: Problem) -> Op:
 
 
 ROTATE: tuple[Contestant, ...] = (
-    Contestant("copy", copy, pairing="", limit=True),
-    Contestant("copy into ready memory", copy_into_ready, pairing=""),
+    Contestant("clone", clone, pairing="", limit=True),
+    Contestant("copy_", copy, pairing="", limit=True, ready=True),
     Contestant("ropewalk", ours("half")),
     Contestant("ropewalk interleaved", ours("interleaved"), pairing="interleaved"),
-    Contestant("ropewalk at once", ours_at_once),
-    Contestant("ropewalk in place", ours_in_place),
+    Contestant("ropewalk q+k at once", ours_at_once),
+    Contestant("ropewalk into ready memory", ours_into_ready, ready=True),
+    Contestant("ropewalk in place", ours_in_place, ready=True),
     Contestant("transformers", transformers(compiled=False), "transformers"),
     Contestant("transformers compiled", transformers(compiled=True), "transformers", compiled=True),
     Contestant("rotary-embedding-torch", rotary_embedding_torch, "rotary-embedding-torch", "interleaved", True),

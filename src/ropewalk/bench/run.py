@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ropewalk.bench.attentions import ATTEND
 from ropewalk.bench.case import BACKWARD, FORWARD, Case, Problem, problem
-from ropewalk.bench.contestants import ROTATE, Absent, Contestant, Op
+from ropewalk.bench.contestants import Absent, Contestant, Op, installed
 from ropewalk.bench.formula import Verdict, judge_attention, judge_rotation
 from ropewalk.bench.measure import Timing, Work, in_turns, peaks
-from ropewalk.bench.request import BenchRequest
+from ropewalk.bench.request import EVERYBODY, BenchRequest
 from ropewalk.errors import ConfigError
 
 COMPILING = 10.0  # seconds that first calls may take in a case, for the time left alone
 OURS = "ropewalk"  # with which the names of our contestants begin
-WRITES = "writes to what it is given"
+FRESH, READY, GIVEN = "fresh memory", "ready memory", "what it is given"  # where results are written
 
 Tell = Callable[[float, str], None]  # the share that is done, and what is going on
 
@@ -38,16 +37,19 @@ class Row(NamedTuple):
     device: str
     contestant: str
     version: str
-    limit: bool  # whether the others are divided by it
+    limit: bool  # whether others are divided by it
+    writes: str  # into FRESH or READY memory, or over what is GIVEN
     status: str  # "timed", "wrong", "failed" or "absent"
-    note: str = ""  # why it was not timed, or what else is to be known
+    note: str = ""  # why it was not timed
     error: float | None = None  # None where the result is not finite, or there is none
     allowed: float | None = None
     seconds: float | None = None  # the median
     low: float | None = None
     high: float | None = None
     calls: int | None = None  # in each of the repeats
-    ratio: float | None = None  # to the limit: a copy, or causal SDPA without a bias
+    against: str | None = None  # the limit that writes to the same kind of memory
+    ratio: float | None = None  # to that limit
+    ratios: dict[str, float] | None = None  # to every limit
     gb_per_s: float | None = None  # of rotations: what is read and written, tables aside
     peak_bytes: int | None = None
 
@@ -58,7 +60,11 @@ class Entry(NamedTuple):
     contestant: Contestant
     verdict: Verdict
     work: Work
-    note: str
+    writes: str
+
+    @property
+    def ready(self) -> bool:
+        return self.writes != FRESH
 
 
 def bench(request: BenchRequest, tell: Tell = lambda share, text: None) -> list[Row]:
@@ -78,8 +84,8 @@ def bench(request: BenchRequest, tell: Tell = lambda share, text: None) -> list[
 
 
 def members(case: Case, only: tuple[str, ...]) -> tuple[Contestant, ...]:
-    """Who takes part in a case: the limit, and those named, or all."""
-    return tuple(c for c in (ROTATE if case.what == "rotate" else ATTEND) if c.limit or not only or c.name in only)
+    """Who takes part in a case: the limits, and those named, or all."""
+    return tuple(c for c in EVERYBODY[case.what] if c.limit or not only or c.name in only)
 
 
 def compare(given: Problem, contestants: tuple[Contestant, ...], repeats: int, tell: Tell) -> list[Row]:
@@ -103,9 +109,9 @@ def compare(given: Problem, contestants: tuple[Contestant, ...], repeats: int, t
         works = {name: entry.work for name, entry in right.items()}
         most = peaks(works, given.case.device)
         timings = in_turns(works, repeats, given.case.device, tick)
-    limit = next((timings[e.contestant.name].seconds for e in right.values() if e.contestant.limit), None)
+    limits = {e.ready: (name, timings[name].seconds) for name, e in right.items() if e.contestant.limit}
     return [
-        timed(given, e, timings[name], limit)._replace(peak_bytes=most[name]) if isinstance(e, Entry) else e
+        timed(given, e, timings[name], limits)._replace(peak_bytes=most[name]) if isinstance(e, Entry) else e
         for name, e in found.items()
     ]
 
@@ -133,8 +139,8 @@ def enter(contestant: Contestant, given: Problem) -> Row | Entry:
     if not verdict.right:
         return untimed(given, contestant, "wrong", "", verdict)
     if all(torch.equal(x, was) for x, was in zip(own.inputs, given.inputs, strict=True)):
-        return Entry(contestant, verdict, made(op, contestant, given), "")
-    return Entry(contestant, verdict, work, WRITES)
+        return Entry(contestant, verdict, made(op, contestant, given), READY if contestant.ready else FRESH)
+    return Entry(contestant, verdict, work, GIVEN)
 
 
 def made(op: Op, contestant: Contestant, given: Problem) -> Work:
@@ -165,18 +171,24 @@ def untimed(given: Problem, who: Contestant, status: str, note: str, verdict: Ve
     error, allowed = verdict or (None, None)
     finite = error is not None and abs(error) < float("inf")
     note = note if verdict is None or finite else ", ".join(filter(None, ["not finite", note]))
-    return Row(*case, who.name, who.version() or "", who.limit, status, note, error if finite else None, allowed)
+    writes = READY if who.ready else FRESH
+    error = error if finite else None
+    return Row(*case, who.name, who.version() or "", who.limit, writes, status, note, error, allowed)
 
 
-def timed(given: Problem, entry: Entry, timing: Timing, limit: float | None) -> Row:
-    """The row of a contestant that is right."""
+def timed(given: Problem, entry: Entry, timing: Timing, limits: dict[bool, tuple[str, float]]) -> Row:
+    """The row of a contestant that is right; the limits are named by whether they write into ready memory."""
     moved = sum(2 * x.numel() * x.element_size() for x in given.inputs)
-    return untimed(given, entry.contestant, "timed", entry.note, entry.verdict)._replace(
+    against, limit = limits.get(entry.ready, (None, None))
+    return untimed(given, entry.contestant, "timed", "", entry.verdict)._replace(
+        writes=entry.writes,
         seconds=timing.seconds,
         low=timing.low,
         high=timing.high,
         calls=timing.calls,
+        against=against,
         ratio=timing.seconds / limit if limit else None,
+        ratios={name: timing.seconds / own for name, own in limits.values()},
         gb_per_s=moved / timing.seconds / 1e9 if given.case.what == "rotate" else None,
     )
 
@@ -196,6 +208,7 @@ def machine(request: BenchRequest) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if request.device == "cuda" else cpu,
         "threads": torch.get_num_threads(),
+        "ropewalk": installed("ropewalk"),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

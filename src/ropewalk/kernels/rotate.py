@@ -43,7 +43,9 @@ def rotate_pair(
     q: Tensor, k: Tensor, q_tables: Tables, k_tables: Tables, pairing: str = "half", offset: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Queries [B, H, T, D] and keys [B, G, T, D] in one launch; otherwise as `rotate`."""
-    if q.dtype != k.dtype or q.shape[::2] != k.shape[::2] or q.shape[-1] != k.shape[-1]:
+    a, b = q.shape, k.shape
+    alike = len(a) == len(b) == 4 and a[0] == b[0] and a[2] == b[2] and a[3] == b[3] and q.dtype == k.dtype
+    if not alike:
         return rotate(q, *q_tables, pairing, offset), rotate(k, *k_tables, pairing, offset)
     shared = k_tables[0] is q_tables[0] and k_tables[1] is q_tables[1] and q_tables[0].dim() == 3
     shared = shared and q.device == k.device

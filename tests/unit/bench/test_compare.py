@@ -11,12 +11,13 @@ from torch import Tensor
 from ropewalk.bench import measure, run
 from ropewalk.bench.attentions import ATTEND
 from ropewalk.bench.case import BACKWARD, BOTH, FORWARD, Case, Problem, problem
-from ropewalk.bench.contestants import ROTATE, Absent, Contestant, Op, copy
+from ropewalk.bench.contestants import ROTATE, Absent, Contestant, Op, clone, copy
 from ropewalk.bench.formula import angles, rotated
-from ropewalk.bench.run import WRITES, Row, compare, ours_fails
+from ropewalk.bench.run import FRESH, GIVEN, READY, Row, compare, ours_fails
 
 SIZES = (4, 2, 9, 8)
-COPY = Contestant("copy", copy, pairing="", limit=True)
+COPY = Contestant("copy", clone, pairing="", limit=True)
+INTO = Contestant("into", copy, pairing="", limit=True, ready=True)
 
 
 def rotating(dtype: str = "float32", stage: str = FORWARD) -> Problem:
@@ -112,7 +113,7 @@ def test_who_cannot_take_part_is_listed_with_the_reason() -> None:
         Contestant("nobody", nobody),
         contestant(broken, "broken")[0],
         missing,
-        Contestant("g", copy, gpu=True),
+        Contestant("g", clone, gpu=True),
     )
     assert {name: (row.status, row.note) for name, row in found.items()} == {
         "nobody": ("absent", "cannot be imported: no such thing"),
@@ -131,7 +132,7 @@ def test_who_writes_to_inputs_is_told_and_spoils_nobody_elses() -> None:
         return x.copy_(right(x, given))
 
     found = rows(given, contestant(in_place, "first")[0], contestant(right, "second")[0])
-    assert [(row.status, row.note) for row in found.values()] == [("timed", WRITES), ("timed", "")]
+    assert [(row.status, row.writes) for row in found.values()] == [("timed", GIVEN), ("timed", FRESH)]
     assert all(torch.equal(x, was) for x, was in zip(given.inputs, before, strict=True))
 
 
@@ -150,8 +151,31 @@ def test_ratios_are_those_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found["copy"].seconds, found["copy"].low, found["copy"].high) == (0.002, 0.001, 0.009)
     assert (found["fine"].seconds, found["fine"].low, found["fine"].high) == (0.005, 0.004, 0.03)
     assert (found["copy"].ratio, found["fine"].ratio) == (1.0, 0.005 / 0.002)
+    assert found["fine"].ratios == {"copy": 0.005 / 0.002}
     moved = 2 * 4 * (4 + 2) * 9 * 8  # bytes read and written: float32, 4 + 2 heads of 9 tokens of 8 channels
     assert found["fine"].gb_per_s == pytest.approx(moved / 0.005 / 1e9)
+
+
+def test_each_is_held_against_the_copy_that_writes_to_the_same_kind_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_place(x: Tensor, given: Problem) -> Tensor:
+        return x.copy_(right(x, given))
+
+    ready, _ = contestant(right, "ready")
+    both = [COPY, INTO, contestant(right, "fresh")[0], ready._replace(ready=True), contestant(in_place, "place")[0]]
+    # a first run of each is in this order, and as fast as its place in it
+    names: dict[int, int] = {}
+    monkeypatch.setattr(measure, "once", lambda work, calls, device: float(names.setdefault(id(work), len(names) + 1)))
+    found = rows(rotating(), *both)
+    assert {name: (row.seconds, row.against, row.ratio, row.writes) for name, row in found.items()} == {
+        "copy": (1.0, "copy", 1.0, FRESH),
+        "into": (2.0, "into", 1.0, READY),
+        "fresh": (3.0, "copy", 3.0, FRESH),
+        "ready": (4.0, "into", 2.0, READY),
+        "place": (5.0, "into", 2.5, GIVEN),
+    }
+    assert found["place"].ratios == {"copy": 5.0, "into": 2.5}
+    alone = rows(rotating(), COPY, both[-1])["place"]
+    assert (alone.against, alone.ratio) == (None, None)
 
 
 def test_without_a_limit_there_is_no_ratio() -> None:
@@ -235,16 +259,22 @@ def test_ours_are_right_at_every_stage() -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         found = rows(rotating(dtype), COPY, *ours)
         assert {row.status for row in found.values()} == {"timed"}
-        assert {name for name, row in found.items() if row.note} == {"ropewalk in place"}
+        assert {name: row.writes for name, row in found.items() if row.writes != FRESH} == {
+            "ropewalk into ready memory": READY,
+            "ropewalk in place": GIVEN,
+        }
         back = rows(rotating(dtype, BACKWARD), COPY, *ours)
-        assert {name for name, row in back.items() if row.status != "timed"} == {"ropewalk in place"}
-        assert back["ropewalk in place"].status == "absent"
+        gone = {name: row.status for name, row in back.items() if row.status != "timed"}
+        assert gone == {"ropewalk into ready memory": "absent", "ropewalk in place": "absent"}
 
 
 def test_names_and_limits_are_clear() -> None:
     for contestants in (ROTATE, ATTEND):
         assert len({c.name for c in contestants}) == len(contestants)
-        assert [c.limit for c in contestants] == [True] + [False] * (len(contestants) - 1)
+        assert contestants[0].limit
+        # no two limits for the same kind of memory
+        ready = [c.ready for c in contestants if c.limit]
+        assert len(set(ready)) == len(ready)
     # the list of --only is separated by commas
     assert not any("," in c.name for c in (*ROTATE, *ATTEND))
 
@@ -258,7 +288,7 @@ def test_progress_only_grows_and_ends_at_one() -> None:
         told.append(share)
 
     request = run.BenchRequest(lengths=(3, 5), heads=2, kv_heads=1, dims=(4,), dtypes=("float32",), only=("ropewalk",))
-    assert {row.contestant for row in run.bench(request, tell)} == {"copy", "ropewalk"}
+    assert {row.contestant for row in run.bench(request, tell)} == {"clone", "copy_", "ropewalk"}
     assert told == sorted(told)
     assert told[0] == 0
     assert told[-1] == pytest.approx(1)

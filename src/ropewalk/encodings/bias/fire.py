@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ropewalk.encodings.bias.hinges import rectified
 from ropewalk.errors import require_number
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, distance, line
@@ -53,5 +54,4 @@ class Fire:
         span = torch.maximum(line(q_at, "Fire").to(wide), (reach * self.threshold).abs())
         far = distance(q_at, k_at).abs().to(wide)
         part = (c.abs() * far).log1p() / ((c.abs() * span).log1p() + self.eps)[..., None]
-        units = (part[..., None] * rise + rise_shift).relu()
-        return (units @ out.T + out_shift).permute(0, 3, 1, 2)
+        return rectified(part, rise, rise_shift, out, out_shift).transpose(0, 1)

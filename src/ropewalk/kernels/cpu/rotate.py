@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ropewalk.kernels.cpu.loops import LINE, turn_tiles
-from ropewalk.kernels.cpu.threads import in_threads
+from ropewalk.kernels.cpu.lanes import LINE
+from ropewalk.kernels.cpu.loops import TOGETHER, share_of, turn_tiles
+from ropewalk.kernels.cpu.threads import in_threads, torch_threads
 
 Job = tuple[Tensor, Tensor, Tensor, Tensor]  # x [B, H, T, D], out like x, cos and sin [B or 1, (H or 1,) T, P]
 
 TILE = 256  # tokens whose tables stay near the processor while all heads pass
-TOGETHER = 2  # heads far from each other that a thread goes through at once
 SHARE = 8  # tiles for each thread, at least, so that none waits for long
 ALONE = 1 << 18  # elements that one thread turns before another one has woken
 LARGE = 1 << 24  # bytes from which results are written past the caches, which could not keep them
@@ -73,19 +73,31 @@ def launch(jobs: Sequence[Job], pairing: str, offset: int = 0, inverse: bool = F
         here = plan(x.shape, x.stride(), out.stride(), cos.shape, s_table, dtype, cos.dtype, offset, pairing, threads)
         count, large, sizes, _, x_sample, table_sample = here
         p_out = out.data_ptr()
-        large = large and (p_out + offset * dtype.itemsize) % LINE == 0
+        # lines that are read and written need no detour past the caches
+        large = large and out is not x and (p_out + offset * dtype.itemsize) % LINE == 0
         calls.append((p_out, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), sign, large, sizes, x_sample, table_sample))
         kept.append(here)
         elements += count
     if threads == 1 or elements <= ALONE:
         for call in calls:
             turn_tiles(0, *call)
-        return
+    else:
+        share_out(calls, threads, kept)
+
+
+def share_out(calls: list[tuple], threads: int, kept: object) -> None:
+    """Let several threads work on the tiles of all calls; what is `kept` lives as long as they do."""
     counters = np.zeros(len(calls), np.int64)
+    counted = [(counters.ctypes.data + i * counters.itemsize, *call) for i, call in enumerate(calls)]
+    if (parallel := torch_threads()) and len({tuple(map(type, call[-2:])) for call in calls}) == 1:
+        # the samples are the same throughout, so one function does all calls
+        numbers = np.array([len(calls), *(int(n) for call in counted for n in call[:-2])], np.int64)
+        parallel(share_of(*calls[0][-2:]), numbers.ctypes.data, threads, 0)
+        return
 
     def work(_: object = kept) -> None:
-        for i, call in enumerate(calls):
-            turn_tiles(counters.ctypes.data + i * counters.itemsize, *call)
+        for call in counted:
+            turn_tiles(*call)
 
     in_threads(work, threads)
 
@@ -104,9 +116,9 @@ def plan(
     tile = max(1, min(TILE, tokens, share))
     starts = (pairs * dtype.itemsize, *(s * dtype.itemsize for s in s_out[:3]))
     large = shape.numel() * dtype.itemsize >= LARGE and s_out[3] == 1 and not any(start % LINE for start in starts)
-    # heads side by side in memory go together, others a few at a time, and those with tables of their own alone
-    group = 1 if by_head else max(1, shape[1]) if s_x[1] <= s_x[2] else TOGETHER
+    # a few heads go together, those with tables of their own alone; where heads lie side by side, token by token
+    group, run = 1 if by_head else TOGETHER, 1 if s_x[1] <= s_x[2] else tile
     strides = *s_x, *s_out, by_row, by_head, s_table[-2]
     counts = rows * -(-tokens // tile), tile, group, pairing == "interleaved", *shape[1:], offset, pairs
-    sizes = np.array((*counts, *strides), np.int64)
+    sizes = np.array((*counts, *strides, run), np.int64)
     return Plan(shape.numel(), large, sizes.ctypes.data, sizes, SAMPLES[dtype], SAMPLES[table_dtype])
