@@ -35,6 +35,10 @@ def test_there_and_back(ropewalk: Command, built: Path, tmp_path: Path) -> None:
     names = {file.name for file in built.iterdir()}
     assert {"tokenizer.json", "config.json", "generation_config.json"} <= names
     assert {file.name for file in (tmp_path / "there").iterdir()} == names | {"pairing.json"}
+    refused = ropewalk("extend", tmp_path / "there", "--to", "128", "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert "are in interleaved order, and stock code would pair" in refused.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
     back = ropewalk("convert", tmp_path / "there", "--to", "half", "--out", tmp_path / "back")
     assert (back.code, back.out) == (0, "")
     assert {file.name for file in (tmp_path / "back").iterdir()} == names

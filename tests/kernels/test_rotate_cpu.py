@@ -472,6 +472,7 @@ want = naive.rotate(x, cos, sin)
 assert torch.equal(rotate(x, cos, sin), want)
 torch.ones(2000, 2000).sin()
 assert torch_threads() or not sys.platform.startswith("linux")
+# newer Pythons warn of any fork beside threads, which is what is tried here
 warnings.simplefilter("ignore")
 child = os.fork()
 if child == 0:

@@ -42,6 +42,7 @@ def attend_flex(call: Call) -> Tensor:
         options = {"scale": c.factor, "enable_gqa": q.shape[1] != k.shape[1]}
         out = compiled()(q, k, v, score_mod=looked_up(c), block_mask=pairs, **options)
     except (TorchDynamoException, NotImplementedError) as e:
+        # no compiler, or a case that torch's own has no code for; what the arguments do wrong is raised otherwise
         why = str(getattr(e, "inner_exception", e)).partition("\n")[0]
         if why not in refusals.values():
             told = "FlexAttention does not compile for %s, another way of attention stands in: %s"

@@ -58,6 +58,7 @@ def loaded(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise Absent(f"cannot be imported: {error}") from None
     except Exception as error:
+        # a library that does not fit what else is installed fails on import in any way
         raise Absent(f"cannot be imported: {type(error).__name__}: {error}") from None
 
 
