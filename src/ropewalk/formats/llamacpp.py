@@ -54,9 +54,8 @@ def write(
     tensors = {name: list(values) for name, values in wanted.divisors.items()}
     payload = {"flags": [*flags, "-c", str(length)], "tensors": tensors}
     if differs := disagreement(encodings, read(payload, config), length):
-        raise UnsupportedError(
-            f"llama.cpp's flags do not reach all layers of {held.name}, such as sliding layers: {differs}"
-        )
+        layers_left = "sliding layers" if any(held.sliding) else "layers"
+        raise UnsupportedError(f"llama.cpp's flags do not reach all {layers_left} of {held.name}: {differs}")
     moving = [frozen(x, for_length(x, length), length) for x in dict.fromkeys(encodings) if isinstance(x, Rotary)]
     losses = [lost for lost in moving if lost and not keeps]
     if tensors:

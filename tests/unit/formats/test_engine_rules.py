@@ -95,7 +95,7 @@ def test_llamacpp_reads_by_its_own_rules() -> None:
 def test_llamacpp_leaves_sliding_layers_alone() -> None:
     config = published("gemma-3-1b")
     everywhere = tuple(Rotary(256, e.base, (rw.Linear(2.0),)) for e in hf.read(config))
-    with pytest.raises(UnsupportedError, match=r"do not reach all layers of gemma3.*layer 0, pair 0"):
+    with pytest.raises(UnsupportedError, match=r"do not reach all sliding layers of gemma3.*layer 0, pair 0"):
         llamacpp.write(everywhere, config, LENGTH)
     with pytest.raises(UnsupportedError, match="magnitude"):
         llamacpp.write(with_scaling(config, (rw.Yarn(2.0, 8192, magnitude=1.5),)), config, LENGTH)

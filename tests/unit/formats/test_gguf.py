@@ -287,7 +287,7 @@ def test_sliding_layers_are_written_under_their_own_key_or_refused() -> None:
     config = published("gpt-oss-20b")
     everywhere = with_scaling(config, (rw.Yarn(8.0, 4096),))
     assert disagreement(everywhere, gguf.read(gguf.write(everywhere, config, LENGTH)[0], config), LENGTH) is None
-    with pytest.raises(UnsupportedError, match="flags do not reach all layers"):
+    with pytest.raises(UnsupportedError, match="flags do not reach all sliding layers"):
         llamacpp.write(everywhere, config, LENGTH)
 
 
@@ -411,6 +411,13 @@ def test_a_copy_has_other_metadata_and_the_same_weights(source: Path, tmp_path: 
     assert weights(again) == WEIGHTS
     assert gguf.read(gguf_file.open(again).payload()) == (OWN,) * LAYERS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.gguf", "copy.gguf", "model.gguf"]
+
+
+def test_keys_and_weights_can_be_taken_away(source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.gguf"
+    gguf_copy.rewrite(source, copy, {"general.license": None, "not.there": None}, {"b.weight": None, "nor.this": None})
+    left = [e for e in entries() if b"general.license" not in e]
+    assert copy.read_bytes() == build(left, {name: data for name, data in WEIGHTS.items() if name != "b.weight"})
 
 
 def test_the_last_weight_may_lack_its_padding(source: Path, tmp_path: Path) -> None:
