@@ -16,7 +16,7 @@ READERS_PATH = ("tokens.py", "sites.py", "encodings/bias/sandwich.py", "attentio
 # a file imports from its own layer and from those before it
 LAYERS = """
 errors kernels tokens multimodal masks spectrum rotation sites scalings encodings remaps notation attention probe
-formats models evaluate extend reason bench report cli
+formats models evaluate extend reason bench lab report cli
 """.split()
 TORCHLESS = ("scalings", "formats")
 # the places where positions are made: of plain rows, and of patches between texts; everything else is given them

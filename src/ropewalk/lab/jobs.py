@@ -1,0 +1,118 @@
+"""The pieces of a lab run, each a pure function of its job: what a worker is handed, and the row that it hands back."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ropewalk.errors import ConfigError
+from ropewalk.evaluate.run import Row
+from ropewalk.lab.checkpoint import load_decoder
+from ropewalk.lab.evaluation import Plan, read
+from ropewalk.lab.speed import Pace, Timed, time_all
+from ropewalk.lab.train import Task, thinned, train
+
+DATA = "data.safetensors"
+FINISHED, STOPPED = "finished", "stopped"  # how a training ends
+Tell = Callable[[float], None]  # hears of work that is done, in the unit of `cost`
+READ, SLOW = 25e-6, 16e-9  # seconds for a token of a reading, and more for each token of its text
+STEP = {"float32": 100e-6, "bfloat16": 60e-6}  # for a token of a training
+
+
+class Training(NamedTuple):
+    """Train one model."""
+
+    name: str  # of the row
+    entrant: str
+    task: Task
+    data: Path
+    every: int  # steps between two checkpoints
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes."""
+        recipe = self.task.recipe
+        return recipe.steps * recipe.batch * recipe.length * STEP[recipe.dtype]
+
+    def run(self, tell: Tell) -> Row:
+        """The row of the training, whose checkpoint is on the disk."""
+        recipe, start = self.task.recipe, time.perf_counter()
+        each = self.cost / recipe.steps
+        done = train(self.task, stream(self.data, "train"), lambda _: tell(each), self.every)
+        learned = sum(x.numel() for x in done.model.positions.parameters())
+        total = sum(x.numel() for x in done.model.parameters())
+        row = {"kind": "training", "name": self.name, "entrant": self.entrant, **self.task.settings()}
+        row |= {"outcome": STOPPED if done.reason else FINISHED, "reason": done.reason, "steps": len(done.curve)}
+        row |= {"curve": list(thinned(done.curve)), "parameters": total, "of_positions": learned}
+        return row | {"checkpoint": f"checkpoints/{self.task.file.name}", "seconds": time.perf_counter() - start}
+
+
+class Reading(NamedTuple):
+    """Read held-out text with a trained model, at one length."""
+
+    name: str
+    entrant: str
+    seed: int
+    checkpoint: Path
+    data: Path
+    plan: Plan
+    reading: str
+    length: int
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes."""
+        return self.plan.cost(self.reading, self.length) * (READ + SLOW * self.length)
+
+    def run(self, tell: Tell) -> Row:
+        """The row, with the losses themselves; where the encoding has no place for the length, with the reason."""
+        start, each = time.perf_counter(), self.cost / self.plan.cost(self.reading, self.length)
+        row = {"kind": "reading", "name": self.name, "entrant": self.entrant, "seed": self.seed}
+        row |= {"reading": self.reading, "length": self.length}
+        try:
+            model, held_out = load_decoder(self.checkpoint), stream(self.data, "held_out")
+            found = read(model, held_out, self.plan, self.reading, self.length, lambda n: tell(n * each))
+        except ConfigError as reason:
+            return row | {"reason": str(reason)}
+        row |= {"tokens": len(found), "loss": float(found.mean(dtype="float64")), "losses": found}
+        return row | {"seconds": time.perf_counter() - start}
+
+
+class Timing(NamedTuple):
+    """Time all models in turn: a step of training, or a reading, of texts of one length."""
+
+    name: str
+    checkpoints: dict[str, Path]  # by entrant
+    data: Path
+    pace: Pace
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes."""
+        return len(self.checkpoints) * self.pace.seconds(READ + SLOW * self.pace.length, STEP)
+
+    def run(self, tell: Tell) -> Row:
+        """One row with the figures of all that have a place for the length."""
+        each = self.cost / len(self.checkpoints)
+        models = {name: load_decoder(file) for name, file in self.checkpoints.items()}
+        figures = time_all(models, stream(self.data, "train"), self.pace, lambda share: tell(share * each))
+        row: dict[str, Any] = {"kind": "speed", "name": self.name, "stage": self.pace.stage}
+        return row | {"length": self.pace.length, "figures": {n: figure(t) for n, t in figures.items()}}
+
+
+Job = Training | Reading | Timing
+
+
+def figure(timed: Timed) -> dict[str, Any]:
+    """What was timed, as it goes into a row."""
+    return timed._asdict()
+
+
+def stream(data: Path, name: str) -> Tensor:
+    """Int16[N]: a stream of the corpus."""
+    from safetensors import safe_open
+
+    with safe_open(data, "pt") as opened:
+        return opened.get_tensor(name)

@@ -1,0 +1,184 @@
+"""Retrieval beside perplexity: strings that hold their own answers, short in training and longer in tests.
+
+A decoder per encoding is trained on three tasks at once, on strings of at most the trained length, and tested on each
+of them at that length and at multiples of it. What is asked for is drawn, so it can only be found in the string.
+
+- "copying": "=", letters, "=", and the same letters again. "=bad=bad"
+- "recall": four keys, each followed by its digit, among dots; "?" and one of the keys ask for its digit. "B7..A2.?A2"
+- "passkey": "#" with three digits among dots; "#" asks for the digits. "..#407....#407"
+
+Which encoding is best here need not be best in a large model.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ropewalk.errors import ConfigError
+from ropewalk.evaluate.run import Row
+from ropewalk.lab.answers import VOCABULARY, Batch, Problem, batch, checkpoint, marks, rate, told, train, trainings
+from ropewalk.lab.jobs import Tell
+from ropewalk.lab.model import Decoder, Shape
+from ropewalk.lab.presets import LAYERS, Entrant, entrants
+from ropewalk.lab.train import Recipe, Task
+
+KIND = "strings"
+STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 2000, 1000, 60, 64, 3e-3
+HIDDEN, DEPTH = 256, 2  # of the model: less than of the one that reads text, for there is less to learn
+STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
+LETTERS, DIGITS, NAMES = "abcdefgh", "01234567", "ABCDEFGH"
+KEYS, LONG = 4, 3  # keys of a recall, digits of a passkey
+SHORTEST = {"copying": 4, "recall": 5, "passkey": LONG + 5}  # tokens of a string in training
+
+
+def copying(length: int, draw: random.Random) -> Problem:
+    """A string of `length` tokens, or of one less where that is odd, that asks for half of them."""
+    letters = "".join(draw.choices(LETTERS, k=(length - 2) // 2))
+    return Problem(f"={letters}=", letters)
+
+
+def recall(length: int, draw: random.Random) -> Problem:
+    """A string of `length` tokens that asks for one; a very short one has as many keys as it has room for."""
+    keys = draw.sample(NAMES, min(KEYS, (length - 3) // 2))
+    pairs = [key + draw.choice(DIGITS) for key in keys]
+    asked = draw.choice(pairs)
+    laid = [*pairs, *"." * (length - 3 - 2 * len(pairs))]
+    draw.shuffle(laid)
+    return Problem("".join(laid) + "?" + asked[0], asked[1])
+
+
+def passkey(length: int, draw: random.Random) -> Problem:
+    """A string of `length` tokens that asks for three."""
+    digits, room = "".join(draw.choices(DIGITS, k=LONG)), length - 2 - 2 * LONG
+    before = draw.randint(0, room)
+    return Problem(f"{'.' * before}#{digits}{'.' * (room - before)}#", digits)
+
+
+TASKS: dict[str, Callable[[int, random.Random], Problem]] = {"copying": copying, "recall": recall, "passkey": passkey}
+CHANCE = {"copying": 1 / len(LETTERS), "recall": 1 / len(DIGITS), "passkey": 1 / len(DIGITS)}  # of a token
+
+
+class Plan(NamedTuple):
+    """What is trained on and tested."""
+
+    length: int = 20  # tokens of the longest string in training
+    multiples: tuple[int, ...] = (1, 2, 4, 8)
+    n: int = 200  # problems of a cell of the test
+
+
+class Drill(NamedTuple):
+    """Train one model on all tasks, then test it on each."""
+
+    name: str  # of the row
+    entrant: str
+    task: Task
+    plan: Plan
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes."""
+        return self.training + sum(self.plan.n * len(TASKS) * k * self.plan.length * TEST for k in self.plan.multiples)
+
+    @property
+    def training(self) -> float:
+        """The same of the training alone."""
+        recipe = self.task.recipe
+        return recipe.steps * (STEP + recipe.batch * recipe.length * TOKEN)
+
+    def run(self, tell: Tell) -> Row:
+        """The row, whose `cells` say of every task and length how many of n answers, and of their tokens, are right."""
+        start, each = time.perf_counter(), self.training / self.task.recipe.steps
+        model = Decoder(self.task.shape, self.task.encoding, self.task.seed)
+        done = train(self.task, model, self.batch, lambda _: tell(each))
+        row = {"kind": KIND, "name": self.name, "entrant": self.entrant} | told(self.task, done)
+        row["cells"] = [] if done.reason else list(self.cells(model, tell))
+        return row | {"seconds": time.perf_counter() - start}
+
+    def batch(self, step: int) -> Batch:
+        """What a step is made on: the same for all encodings."""
+        draw = random.Random(f"{self.task.seed} {step}")
+        return batch([self.short(draw) for _ in range(self.task.recipe.batch)])
+
+    def short(self, draw: random.Random) -> Problem:
+        """A problem of any task and of any length up to the trained one."""
+        task = draw.choice(list(TASKS))
+        return TASKS[task](draw.randint(SHORTEST[task], self.plan.length), draw)
+
+    def cells(self, model: Decoder, tell: Tell) -> Iterator[dict[str, Any]]:
+        """The test of a trained model, or why there is none."""
+        for k in self.plan.multiples:
+            for task in TASKS:
+                length = k * self.plan.length
+                cell: dict[str, Any] = {"task": task, "multiple": k, "length": length}
+                try:
+                    yield cell | tested(model, problems(task, length, self.plan.n))
+                except ConfigError as reason:
+                    yield cell | {"reason": str(reason)}
+                tell(self.plan.n * length * TEST)
+
+
+def problems(task: str, length: int, n: int) -> list[Problem]:
+    """The test of a task at a length, the same for all models."""
+    draw = random.Random(f"test {task} {length}")
+    return [TASKS[task](length, draw) for _ in range(n)]
+
+
+def tested(model: Decoder, asked: Sequence[Problem]) -> dict[str, int]:
+    """{n, right, tokens, right_tokens}: of answers as wholes, and of their tokens."""
+    found = list(marks(model, asked))
+    whole, tokens = sum(all(x) for x in found), sum(len(x) for x in found)
+    return {"n": len(found), "right": whole, "tokens": tokens, "right_tokens": sum(sum(x) for x in found)}
+
+
+def jobs(folder: Path, given: Sequence[Entrant] | None, seeds: int, quick: bool, dtype: str) -> list[Drill]:
+    """A training with its test for each encoding and seed, to be carried out in any order; rows are of kind "strings".
+
+    The five encodings of a quick comparison unless others are given; `quick` has fewer steps. Checkpoints go into
+    `folder`/checkpoints.
+    """
+    plan, recipe = Plan(), Recipe(QUICK_STEPS if quick else STEPS, BATCH, Plan().length, RATE, WARMUP, dtype)
+    found = list[Drill]()
+    for seed in range(seeds):
+        for entrant in given or entrants(plan.length, quick=True):
+            shape = Shape(VOCABULARY, layers=LAYERS if isinstance(entrant.encoding, list) else DEPTH, hidden=HIDDEN)
+            file = checkpoint(folder, KIND, entrant, seed)
+            task = Task(entrant.encoding, seed, shape, recipe, f"{KIND} of at most {plan.length} tokens", file)
+            found.append(Drill(f"{KIND} {entrant.name} seed {seed}", entrant.name, task, plan))
+    return found
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows of kind "strings", of any encodings and seeds, as one document:
+
+    trained_length  tokens of the longest string in training
+    chance          {task: how often a guess of a token is right}
+    tasks           {"copying", "recall", "passkey": a list of
+        name, encoding   of an encoding, in the order of rows
+        cells            [{multiple, length, exact, token} or {multiple, length, reason}, ...], by length; `exact` is
+                         of whole answers, `token` of their tokens: {rate, low, high, n, seeds, each}, as `rate` makes}
+    trainings       [{name, seed, outcome, reason, steps, curve, seconds}]
+    """
+    names = {row["entrant"]: row["encoding"] for row in rows}
+    told = {
+        task: [{"name": name, "encoding": names[name], "cells": list(cells(rows, task, name))} for name in names]
+        for task in TASKS
+    }
+    length = rows[0]["recipe"]["length"] if rows else None
+    return {"trained_length": length, "chance": CHANCE, "tasks": told, "trainings": trainings(rows)}
+
+
+def cells(rows: Sequence[Row], task: str, name: str) -> Iterator[dict[str, Any]]:
+    """What an encoding's models did on a task, by length."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for cell in (c for row in rows if row["entrant"] == name for c in row["cells"] if c["task"] == task):
+        found.setdefault(cell["multiple"], []).append(cell)
+    for multiple, each in sorted(found.items()):
+        told: dict[str, Any] = {"multiple": multiple, "length": each[0]["length"]}
+        tested = [c for c in each if "n" in c]
+        if not tested:
+            yield told | {"reason": each[0]["reason"]}
+            continue
+        whole, tokens = ([c[right] / c[n] for c in tested] for right, n in (("right", "n"), ("right_tokens", "tokens")))
+        yield told | {"exact": rate(whole, tested[0]["n"]), "token": rate(tokens, tested[0]["n"])}
