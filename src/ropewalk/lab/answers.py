@@ -37,6 +37,7 @@ class Problem(NamedTuple):
 
     prompt: str
     answer: str
+    stride: int = 1  # of the answer the characters 0, stride, 2 * stride, ... are asked for, and the others given
 
     @property
     def tokens(self) -> int:
@@ -47,10 +48,10 @@ def batch(problems: Sequence[Problem]) -> Batch:
     """Int64[B, T] each: the texts from the left, and the tokens to be predicted, which are those of answers alone."""
     width = max(p.tokens for p in problems) - 1
     ids, targets = torch.zeros(len(problems), width, dtype=torch.int64), torch.full((len(problems), width), IGNORED)
-    for row, asked, (prompt, answer) in zip(ids, targets, problems, strict=True):
+    for row, asked, (prompt, answer, stride) in zip(ids, targets, problems, strict=True):
         text = torch.tensor(list((prompt + answer).encode("ascii")))
         row[: len(text) - 1] = text[:-1]
-        asked[len(prompt) - 1 : len(text) - 1] = text[len(prompt) :]
+        asked[len(prompt) - 1 : len(text) - 1 : stride] = text[len(prompt) :: stride]
     return ids, targets
 
 
@@ -111,7 +112,7 @@ def update(model: Decoder, optimiser: torch.optim.Optimizer, given: Batch) -> tu
 
 @torch.inference_mode()
 def marks(model: Decoder, problems: Sequence[Problem]) -> Iterator[list[bool]]:
-    """Of each problem, which tokens of its answer are the model's first choice after the right ones before them.
+    """Of each problem, which asked tokens are the model's first choice after the right ones before them.
 
     All of them are right exactly if greedy decoding gives the whole answer. Raises ConfigError where an encoding has
     no place for so many tokens.

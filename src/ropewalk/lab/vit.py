@@ -20,19 +20,20 @@ from ropewalk.lab.jobs import FINISHED, STOPPED
 from ropewalk.lab.model import Decoder, Product, Shape
 from ropewalk.lab.train import Task, Trained, thinned
 from ropewalk.multimodal import Image, Text, grid, multimodal
+from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, contiguous, select
 
 ROW, GRID, TIE = "row", "grid", "tie"
 PLACES = (ROW, GRID, TIE)
 TEXT = 2  # tokens about a picture: the first two of the vocabulary
 STREAM = 2**20  # seeds of what the decoder itself does not draw
-Settled = tuple[Any, dict[str, Tensor]]  # an encoding and what it has learned
+Settled = tuple[Any, Weights]  # an encoding and what it has learned
 
 
 class Seer(Decoder):
     """The decoder, for embedded tokens at any places instead of ids in a row."""
 
-    def see(self, x: Tensor, settled: list[Settled], at: Tokens) -> Tensor:
+    def see(self, x: Tensor, settled: Sequence[Settled], at: Tokens) -> Tensor:
         """Float32[B, T, C] of embedded tokens x [B, T, C], normed as the output head takes it."""
         x = reference.embed(x, *settled[0], at)
         for i, layer in enumerate(self.layers):
@@ -117,7 +118,7 @@ def tied(n: int, side: int) -> Tokens:
     return at._replace(position=at.position * ((side + 1) / (n + 1)) ** 2)
 
 
-def resized(encoding: Learned, w: dict[str, Tensor], side: int, n: int) -> Settled:
+def resized(encoding: Learned, w: Weights, side: int, n: int) -> Settled:
     """A table of `side` x `side` patches made one of n x n, as DeiT does; the rows of text stay."""
     text, patches = w["table"].split((TEXT, side * side))
     picture = patches.T.unflatten(1, (side, side))[None]

@@ -54,12 +54,12 @@ def clips(summary: Summary, narrow: bool = False) -> Figure:
     tables: list[Table] = []
     for asked in part["asked"]:
         rows = [e["accuracy"][asked] for e in part["encodings"]]
-        columns = [f"{x['frames']}, {x['side']}x{x['side']}" for x in rows[0]]
+        columns = [f"{x['frames']}\n{x['side']}x{x['side']}" for x in rows[0]]
         cells = [[cell(x, "share") for x in row] for row in rows]
         guess = [Cell(f"{100 * x['chance']:.0f}", x["chance"]) for x in rows[0]]
         inside = sum([x["frames"], x["side"]] == part["trained"] for x in rows[0])
         tables.append(Table(f"which {asked}, % right", names, columns, [*cells, guess], inside))
-    return lab_cells.figure(tables, "frames, rows by columns", narrow, across=3)
+    return lab_cells.figure(tables, "frames, and rows by columns", narrow, across=3)
 
 
 def answers(title: str, encodings: list[dict], by: str, trained: int, unit: str = "") -> Table:
@@ -155,15 +155,18 @@ def pictures_lesson(summary: Summary) -> str:
 
 
 def clips_lesson(summary: Summary) -> str:
-    """Who finds frame, row and column in clips as in training, and in the largest."""
+    """Who finds frame, row and column in clips as in training, and in those that have most of them."""
     part, said = summary["clips"], list[str]()
     for asked in part["asked"]:
+        some = part["encodings"][0]["accuracy"][asked] if part["encodings"] else []
+        most = max(range(len(some)), key=lambda i: some[i]["frames" if asked == "frame" else "side"], default=0)
         near, far = (
             {e["name"]: x["share"] for e in part["encodings"] if "share" in (x := e["accuracy"][asked][place])}
-            for place in (0, -1)
+            for place in (0, most)
         )
         if near and far:
-            said.append(f"Which {asked}: {span(near)} right in clips as in training, {span(far)} in the largest.")
+            size = f"{some[most]['frames']} frames of {some[most]['side']} by {some[most]['side']}"
+            said.append(f"Which {asked}: {span(near)} right in clips as in training, {span(far)} in {size}.")
     return " ".join(said) or "No model was trained to the end."
 
 

@@ -262,4 +262,8 @@ def test_jobs_differ_in_file_and_name(tmp_path: Path) -> None:
     assert {some.plan.format for some in found} == set(FORMATS)
     quick = numbers.jobs(tmp_path, 1, True, "float32")
     assert len(quick) < len(found) / 3
-    assert {some.entrant for some in quick} == {"NoPE", "digits"}
+    assert {some.entrant for some in quick} == {"RoPE", "NoPE", "digits"}
+    assert quick[0].task.recipe.steps < found[0].task.recipe.steps
+    # every row of the table of digits is trained: the last one by the longest sum with the largest shift
+    told = next(some for some in found if some.entrant == "digits")
+    assert told.task.encoding.longest == told.plan.longest + 1 == told.plan.trained + 1 + told.task.encoding.spread

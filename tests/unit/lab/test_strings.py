@@ -32,30 +32,39 @@ def drill(folder: Path, encoding: Any = (), steps: int = 6) -> strings.Drill:
 
 @pytest.mark.parametrize("length", [4, 5, 20, 160])
 def test_a_copy_repeats_its_letters(length: int) -> None:
-    prompt, answer = strings.copying(length, random.Random(length))
+    prompt, answer, _ = strings.copying(length, random.Random(length))
     assert prompt == f"={answer}="
     assert len(prompt + answer) == length - length % 2
     assert set(answer) <= set(strings.LETTERS)
 
 
-@pytest.mark.parametrize("length", [5, 6, 10, 11, 20, 160])
+@pytest.mark.parametrize("length", [5, 9, 10, 14, 15, 20, 160])
 def test_a_recall_asks_for_what_follows_a_key(length: int) -> None:
     for seed in range(20):
-        prompt, answer = strings.recall(length, random.Random(seed))
+        prompt, answer, stride = strings.recall(length, random.Random(seed))
         assert len(prompt + answer) == length
-        text, asked = prompt.split("?")
+        text, *asked = (prompt + answer).split("?")
         pairs = re.findall(r"([A-H])([0-7])", text)
-        assert len(pairs) == min(4, (length - 3) // 2)
+        assert len(pairs) == min(3, length // 5)
         assert re.sub(r"[A-H][0-7]|\.", "", text) == ""
-        assert len(dict(pairs)) == len(pairs)
-        assert dict(pairs)[asked] == answer
+        assert sorted(map(tuple, asked)) == sorted(pairs)
+        assert len({key for key, _ in pairs}) == len(pairs)
+        assert answer[::stride] == "".join(digit for _, digit in asked)
+        assert prompt.endswith("?" + asked[0][0])
+
+
+def test_keys_are_asked_for_in_any_order() -> None:
+    texts = [strings.recall(20, random.Random(seed)) for seed in range(40)]
+    first = [p.prompt.index(p.prompt[-1]) for p in texts]
+    assert len(set(first)) > 3
+    assert {p.prompt[-1] == re.findall("[A-H]", p.prompt)[0] for p in texts} == {True, False}
 
 
 @pytest.mark.parametrize("length", [8, 9, 20, 160])
 def test_a_passkey_is_where_it_is_marked(length: int) -> None:
     found = set()
     for seed in range(20):
-        prompt, answer = strings.passkey(length, random.Random(seed))
+        prompt, answer, _ = strings.passkey(length, random.Random(seed))
         assert len(prompt + answer) == length
         match = re.fullmatch(r"(\.*)#([0-7]{3})\.*#", prompt)
         assert match is not None
@@ -74,9 +83,10 @@ def test_a_test_is_the_same_for_all_and_of_its_length() -> None:
 
 
 def test_a_batch_asks_for_answers_alone() -> None:
-    ids, targets = batch([Problem("=a=", "a"), Problem("#", "12")])
-    assert ids.tolist() == [list(b"=a="), [*b"#1", 0]]
-    assert targets.tolist() == [[IGNORED, IGNORED, ord("a")], [*b"12", IGNORED]]
+    ids, targets = batch([Problem("=a=", "ab"), Problem("#", "12"), Problem("?A", "1?B", 2)])
+    assert ids.tolist() == [list(b"=a=a"), [*b"#1", 0, 0], list(b"?A1?")]
+    no = IGNORED
+    assert targets.tolist() == [[no, no, *b"ab"], [*b"12", no, no], [no, ord("1"), no, ord("B")]]
 
 
 def test_training_strings_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
@@ -170,9 +180,19 @@ def test_a_training_that_diverges_is_told_and_has_no_test(tmp_path: Path) -> Non
     job = drill(tmp_path)._replace(task=task._replace(recipe=Recipe(6, 4, 20, 1e38, 0)))
     row = job.run(lambda _: None)
     assert row["outcome"] == "stopped"
-    assert re.search(r"a (loss|gradient) that is (nan|inf) in step \d of 6", row["reason"])
+    assert row["reason"] == "a loss that is nan in step 2 of 6"
     assert row["cells"] == []
     assert strings.summarise([row])["tasks"]["copying"][0]["cells"] == []
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(torch.inf))
+    task, model = tiny(tmp_path), Decoder(TINY, ())
+    done = train(task, model, drill(tmp_path).batch, lambda _: None)
+    assert (done.reason, done.curve) == ("a gradient that is inf in step 1 of 6", [])
+    kept, fresh = read(task.file), Decoder(TINY, ()).state_dict()
+    assert kept.step == 0
+    assert all(torch.equal(kept.tensors[f"model.{name}"], x) for name, x in fresh.items())
 
 
 def test_a_row_tells_every_task_at_every_length(tmp_path: Path) -> None:
@@ -189,7 +209,7 @@ def test_a_row_tells_every_task_at_every_length(tmp_path: Path) -> None:
         if cell["multiple"] == 2:
             assert "from 0 to 19" in cell["reason"]
         else:
-            assert cell["tokens"] == 3 * {"copying": 9, "recall": 1, "passkey": 3}[cell["task"]]
+            assert cell["tokens"] == 3 * {"copying": 9, "recall": 3, "passkey": 3}[cell["task"]]
             assert 3 * cell["right"] <= 3 * cell["right_tokens"] <= 3 * cell["tokens"]
 
 

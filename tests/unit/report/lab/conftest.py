@@ -268,7 +268,7 @@ def pictures_part() -> dict:
 
 def clips_part() -> dict:
     """M-RoPE goes on, and one number per token is lost in larger clips."""
-    sizes = [(4, 4), (8, 4), (4, 8)]
+    sizes = [(4, 3), (8, 3), (16, 3), (4, 6), (4, 9)]
     keep = {"M-RoPE": 0.9, "1-D RoPE": 0.4}
     told: list[dict] = []
     for name, kept in keep.items():
@@ -278,10 +278,16 @@ def clips_part() -> dict:
             for i, (frames, side) in enumerate(sizes):
                 right = 0.95 * kept**i
                 entry = {"frames": frames, "side": side, "chance": 1 / (frames if asked == "frame" else side)}
-                entry |= {"share": right, "low": right - 0.03, "high": right + 0.03, "n": 256, "seeds": [right] * 3}
+                entry |= {
+                    "share": right,
+                    "low": max(right - 0.03, 0.0),
+                    "high": right + 0.03,
+                    "n": 256,
+                    "seeds": [right] * 3,
+                }
                 accuracy[asked].append(entry)
         told.append({"name": name, "encoding": "()", "accuracy": accuracy})
-    return {"trained": [4, 4], "asked": ["frame", "row", "column"], "encodings": told}
+    return {"trained": [4, 3], "asked": ["frame", "row", "column"], "encodings": told}
 
 
 def rate(value: float) -> dict:
