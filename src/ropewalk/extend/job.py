@@ -20,8 +20,8 @@ from ropewalk.extend.candidates import Candidate, reaching_layers
 from ropewalk.extend.plan import ExtendRequest, Item, Progress, expected, measure_pace
 from ropewalk.extend.race import Reader, Reading, Standing, Track, judge, ranking
 from ropewalk.formats import hf
+from ropewalk.models.describe import noted
 from ropewalk.models.load import Loaded, load
-from ropewalk.models.reorder import noted
 from ropewalk.spectrum import for_length
 
 

@@ -55,18 +55,24 @@ def demo_file() -> Path:
 
 def fetched(name: str, report: Callable[[str], None]) -> Path:
     """The hub's files for `name`, from the local cache where they are there; config.json is judged before the rest."""
+    file = fetched_config(name, report)
+    config = read_json(file)
+    with naming(file):
+        read_positions(config)
+    return snapshot(name, FETCHED, SKIPPED)
+
+
+def fetched_config(name: str, report: Callable[[str], None]) -> Path:
+    """The hub's config.json for `name`, and nothing else."""
+    report(f"looking for {name} on the Hugging Face hub")
+    return snapshot(name, ["config.json"]) / "config.json"
+
+
+def snapshot(name: str, wanted: list[str], but: list[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
-    report(f"looking for {name} on the Hugging Face hub")
     try:
         with quiet():
-            file = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
-        config = read_json(file)
-        with naming(file):
-            read_positions(config)
-        with quiet():
-            return Path(snapshot_download(name, allow_patterns=FETCHED, ignore_patterns=SKIPPED))
-    except RopewalkError:
-        raise
+            return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=but))
     except (OSError, ValueError) as error:
         raise RopewalkError(f"no folder or file {name!r} here, nor a model on the hub: {first_line(error)}") from None
