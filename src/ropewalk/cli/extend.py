@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ropewalk.cli.watch import Screen
-from ropewalk.evaluate.run import unwritable
-from ropewalk.extend.plan import ExtendRequest
-
 EXAMPLES = """
 Examples, each a line:
 
@@ -40,8 +36,11 @@ def extend_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Find the position scaling that lets MODEL read N tokens, prove it, and write what engines need."""
+    from ropewalk.cli.watch import Screen
+    from ropewalk.evaluate.run import unwritable
     from ropewalk.extend.job import extend
     from ropewalk.extend.outcome import deliver, summarise
+    from ropewalk.extend.plan import ExtendRequest
     from ropewalk.report.page import write_report
 
     folder = out or f"out/{model.rstrip('/').rsplit('/', 1)[-1]}-{to}"

@@ -7,7 +7,7 @@ from typing import Any
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
-from ropewalk.formats.effective import ignored_keys
+from ropewalk.formats.effective import EngineStops, ignored_keys
 from ropewalk.formats.families import pairing
 from ropewalk.formats.layers import Layer, rotary_of
 from ropewalk.formats.layout import (
@@ -140,10 +140,10 @@ def pick(rope: Rope, *names: str) -> Rope:
 
 
 def demand(rope: Rope, names: str, engine: str) -> None:
-    """Raise UnsupportedError where an engine would stop because a key is missing."""
+    """Raise EngineStops where an engine would stop because a key is missing."""
     for name in names.split():
         if name not in rope:
-            raise UnsupportedError(f"{engine} stops without {name!r} in rope parameters of type {rope['rope_type']!r}")
+            raise EngineStops(f"{engine} stops without {name!r} in rope parameters of type {rope['rope_type']!r}")
 
 
 def refuse_lists(text: Mapping[str, Any], rope: Rope, engine: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import hf
-from ropewalk.formats.effective import Effective
+from ropewalk.formats.effective import Effective, EngineStops
 from ropewalk.formats.layers import Layer
 from ropewalk.formats.layout import is_nested, length_field, prepared
 from ropewalk.formats.losses import Loss, loss
@@ -178,7 +178,7 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
 def translate_yarn(rope: Rope, frame: Frame, deepseek: bool) -> Rope:
     """Both YaRN classes: magnitudes are multiplied by `attn_factor`, kept rates by `extrapolation_factor`."""
     if not deepseek and "mrope_section" in rope and ("mscale" in rope or "mscale_all_dim" in rope):
-        raise UnsupportedError("SGLang stops on mscale and mscale_all_dim in a model with M-RoPE")
+        raise EngineStops("SGLang stops on mscale and mscale_all_dim in a model with M-RoPE")
     both = deepseek or ("mscale" in rope and "mscale_all_dim" in rope)
     magnitude = deepseek_magnitude(rope) if both else mscale(number(rope, "factor"))
     names = ("factor", ORIGINAL, "beta_fast", "beta_slow", "mscale_all_dim", *(() if deepseek else ("truncate",)))
