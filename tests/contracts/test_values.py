@@ -7,8 +7,9 @@ import pytest
 
 import ropewalk as rw
 from ropewalk import encodings, remaps, scalings
-from ropewalk.notation import classes, sample, short
+from ropewalk.notation import classes, sample
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
+from ropewalk.written import short
 
 SITES = (Embeds, Rotates, Biases, Mixes)
 KINDS = [*classes(encodings), *classes(scalings), *classes(remaps)]

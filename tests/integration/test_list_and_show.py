@@ -8,7 +8,8 @@ import pytest
 
 from conftest import Command, Done
 from ropewalk import encodings, remaps, scalings
-from ropewalk.notation import classes, short
+from ropewalk.notation import classes
+from ropewalk.written import short
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 

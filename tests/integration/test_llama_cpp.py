@@ -13,7 +13,7 @@ import ropewalk as rw
 from ropewalk import Rotary
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import gguf, gguf_copy, gguf_file, hf, llamacpp
-from ropewalk.models.locate import demo_file
+from ropewalk.models.find import demo_file
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: no llama.cpp to compare with")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

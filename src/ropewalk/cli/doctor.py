@@ -31,6 +31,7 @@ the config says, or would not start.
 """
 WIDTH = 120
 ROWS = 9  # pairs of a spectrum that are shown
+CLOSE = 1e-6  # relative difference of rates that is rounding
 
 
 def doctor_command(
@@ -98,10 +99,13 @@ def json_of(text: str) -> Mapping[str, Any]:
 
 def show(found: "Diagnosis", console: Console, pairs: bool, whole: bool) -> None:
     """One engine: everything, or a line and what is wrong."""
+    from ropewalk.formats.readings import TITLES
+
     verdict = "computes what the config says" if found.sound else "would compute something else"
-    say(console, f"{found.engine}, {found.model_type}, texts of {found.length:,} tokens: {verdict}", style="bold")
+    title = f"{TITLES[found.engine]} with this {found.model_type}, texts of {found.length:,} tokens"
+    say(console, f"{title}: {verdict}", style="bold green" if found.sound else "bold red")
     if whole:
-        for part in found.parts:
+        for part in found.parts if found.limits else ():
             show_part(found, part, console, pairs)
         facts = {"softmax": f"scale times {found.softmax:.6g}"} if found.softmax != 1 else {}
         if found.limits:
@@ -120,16 +124,19 @@ def show(found: "Diagnosis", console: Console, pairs: bool, whole: bool) -> None
 def show_part(found: "Diagnosis", part: "Part", console: Console, pairs: bool) -> None:
     """The layers that rotate alike."""
     from ropewalk.formats.layers import rotary_of
+    from ropewalk.written import short
+
+    def written(rule: object) -> str:
+        """In full, or the name where a rule holds lists of divisors."""
+        return text if len(text := short(rule)) <= WIDTH else f"{type(rule).__name__}(...)"
 
     e = rotary_of(part.got)
     facts = {"layers": ranges(part.layers)}
     if e is None:
-        show_facts(console, facts | {"positions": "none" if part.got == () else repr(part.got)})
+        show_facts(console, facts | {"positions": "none" if part.got == () else short(part.got)})
         return
     facts["rotates"] = f"{e.dim} of {found.head_dim} channels, {e.pairing}, rope_theta {e.base:g}"
-    facts["scaling"] = ", ".join(map(repr, e.scaling)) or "none"
-    if len(facts["scaling"]) > 2 * WIDTH:
-        facts["scaling"] = ", ".join(type(rule).__name__ for rule in e.scaling)
+    facts["scaling"] = ", ".join(map(written, e.scaling)) or "none"
     facts["magnitude"] = f"{part.magnitude:.6g} on queries and on keys, {part.magnitude**2:.6g} on logits"
     if part.ramp:
         facts["ramp"] = f"pairs {part.ramp[0]:.4g} to {part.ramp[1]:.4g} of {len(part.inv_freq)}"
@@ -146,15 +153,22 @@ def spectrum(part: "Part", pairs: bool) -> Table:
     """Rates of a few pairs, or of all."""
     count = len(part.inv_freq)
     shown = range(count) if pairs or count <= ROWS else [round(i * (count - 1) / (ROWS - 1)) for i in range(ROWS)]
+    off = [i for i, want in enumerate(part.wanted) if abs(part.inv_freq[i] - want) > CLOSE * want]
     table = Table(box=None, padding=(0, 2, 0, 2))
-    for head in ("pair", "radians per token", "tokens per turn", "slowed by", "instead of"):
+    for head in (
+        "pair",
+        "radians per token",
+        "tokens per turn",
+        "slowed by",
+        *(["should be slowed by"] if off else []),
+    ):
         table.add_column(head, justify="right")
     for i in shown:
-        rate, want = part.inv_freq[i], part.wanted[i] if part.wanted else part.inv_freq[i]
+        rate = part.inv_freq[i]
         turn = f"{math.tau / rate:,.1f}" if rate else "never"
         slowed = f"{part.plain[i] / rate:.4g}" if rate else "stopped"
-        meant = "" if abs(rate - want) <= 1e-6 * want else f"{part.plain[i] / want:.4g}"
-        table.add_row(f"{i}", f"{rate:.6g}", turn, slowed, meant)
+        meant = (f"{part.plain[i] / want:.4g}" if (want := part.wanted[i]) else "stopped") if i in off else ""
+        table.add_row(f"{i}", f"{rate:.6g}", turn, slowed, *([meant] if off else []))
     return table
 
 

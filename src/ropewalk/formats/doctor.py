@@ -126,8 +126,8 @@ def limits(case: Case, window: int | None) -> tuple[tuple[int, str], ...]:
     """How long a text may be, and by what."""
     each = {
         length_field(case.text): window,
-        f"the longest text that {case.engine} accepts": case.got.accepts,
-        f"the end of the tables of {case.engine}": case.got.table,
+        f"{case.title} accepts": case.got.accepts,
+        f"tables of {case.title} end at": case.got.table,
     }
     return tuple(sorted((n, name) for name, n in each.items() if n))
 

@@ -54,6 +54,11 @@ class Case(NamedTuple):
             found += [] if rope in found else [rope]
         return found
 
+    @property
+    def title(self) -> str:
+        """The engine as its makers write it."""
+        return readings.TITLES[self.engine]
+
     def reads(self, key: str) -> bool:
         """Whether the engine makes something of a rope parameter."""
         return not any(repr(key) in line for line in self.got.ignored)
@@ -67,7 +72,7 @@ def wrong_keys(case: Case) -> Iterator[Finding]:
                 continue
             idle = value == 1 and key in MULTIPLIERS
             other = "; attention_factor is the final magnitude" if key == "attn_factor" else did_you_mean(key, KNOWN)
-            yield Finding(not idle, "unknown key", f"{case.engine} does not read {key!r} = {value!r}{other}")
+            yield Finding(not idle, "unknown key", f"{case.title} does not read {key!r} = {value!r}{other}")
     for line in case.got.ignored:
         if not any(repr(key) in line for rope in case.ropes() for key in rope if key not in KNOWN):
             yield Finding(case.differs, "ignored key", line)
@@ -188,10 +193,8 @@ def static_price(case: Case) -> Iterator[Finding]:
         if start:
             plain = Rotary(e.dim, e.base, (), e.pairing, sections=e.sections, layout=e.layout)
             cost = measure([plain], [e], start).logits
-            what = (
-                f"texts of up to {start:,} tokens are bent like the longest: logits change by up to {cost:.2g} |q||k|"
-            )
-            yield Finding(False, "static scaling", f"{what} unless the weights were trained so")
+            what = f"texts of up to {start:,} tokens are bent too: logits change by up to {cost:.2g} |q||k|"
+            yield Finding(False, "static scaling", f"{what}, a price unless the weights were trained so")
 
 
 def frozen_rule(case: Case) -> Iterator[Finding]:
@@ -200,7 +203,7 @@ def frozen_rule(case: Case) -> Iterator[Finding]:
         rules = moving(own)
         if rules and rotary_of(served) and not moving(served):
             names = ", ".join(type(rule).__name__ for rule in rules)
-            what = f"{names} follows the length of each text, but {case.engine} settles it once for all"
+            what = f"{names} follows the length of each text, but {case.title} settles it once for all"
             yield Finding(case.differs, "dynamic scaling", what)
         elif any(isinstance(rule, DynamicNTK) for rule in rules):
             what = "cached keys keep the angles of the length at which they were made, and recomputed ones have others"
@@ -219,10 +222,10 @@ def too_long(case: Case) -> Iterator[Finding]:
     """What was asked for, against what the engine has angles for and permits."""
     table, most, window = case.got.table, case.got.accepts, case.text.get(length_field(case.text))
     if table is not None and case.length > table:
-        yield Finding(True, "too long", f"{case.engine} has angles for {table:,} positions, not for {case.length:,}")
+        yield Finding(True, "too long", f"{case.title} has angles for {table:,} positions, not for {case.length:,}")
     elif most is not None and case.length > most:
         name = length_field(case.text)
-        what = f"{case.engine} refuses more than {most:,} tokens unless {name} says {case.length:,}"
+        what = f"{case.title} refuses more than {most:,} tokens unless {name} says {case.length:,}"
         yield Finding(True, "too long", what)
     elif window is not None and case.length > window:
         what = f"{case.length:,} tokens are beyond {length_field(case.text)} = {window:,}"
@@ -232,7 +235,7 @@ def too_long(case: Case) -> Iterator[Finding]:
 def other_pairing(case: Case) -> Iterator[Finding]:
     own = next(rotaries(case)).pairing
     if case.weights and case.weights != own:
-        what = f"the weights were put into the {case.weights} order, and {case.engine} pairs the {own} way"
+        what = f"the weights were put into the {case.weights} order, and {case.title} pairs the {own} way"
         yield Finding(True, "pairing", f"{what}: run `ropewalk convert --to {own}` on them")
 
 

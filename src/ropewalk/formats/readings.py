@@ -163,3 +163,4 @@ READINGS: dict[str, Callable[[Config, int], Effective]] = {
     "llamacpp": of_llamacpp,
     "mlx": of_mlx,
 }
+TITLES = {"hf": "transformers", "vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "mlx": "MLX-LM"}

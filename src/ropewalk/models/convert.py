@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ConfigError, RopewalkError, UnsupportedError
-from ropewalk.models.config import first_line, naming, read_positions
+from ropewalk.models.config import read_positions
+from ropewalk.models.files import first_line, naming
 from ropewalk.models.quiet import quiet
 
 

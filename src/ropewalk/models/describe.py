@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from ropewalk.errors import ConfigError, require
 from ropewalk.formats import gguf_file
-from ropewalk.models.config import read_json
-from ropewalk.models.locate import demo_file, fetched_config, looks_local
-from ropewalk.rotation import PAIRINGS
+from ropewalk.kernels import PAIRINGS
+from ropewalk.models.files import read_json
+from ropewalk.models.find import demo_file, fetched_config, looks_local
 
 NOTE = "pairing.json"  # what a conversion of the weights says of their order
 

@@ -9,8 +9,8 @@ from ropewalk.errors import ConfigError, RopewalkError, UnsupportedError, requir
 from ropewalk.formats.layout import inner_config
 from ropewalk.formats.pairing import Projections
 from ropewalk.models import shard
-from ropewalk.models.config import naming, read_json
 from ropewalk.models.describe import NOTE, noted
+from ropewalk.models.files import naming, read_json
 from ropewalk.models.save import KEPT, write_json
 from ropewalk.rotation import PAIRINGS
 

@@ -10,7 +10,7 @@ from typing import Any
 from ropewalk.errors import ConfigError, RopewalkError
 from ropewalk.formats import hf
 from ropewalk.models.attach import Encoding
-from ropewalk.models.config import read_json
+from ropewalk.models.files import read_json
 from ropewalk.models.load import Loaded
 
 KEPT = (".json", ".txt", ".model", ".jinja", ".tiktoken")

@@ -1,16 +1,19 @@
 """Rotary position embedding. Su et al. 2021, arXiv:2104.09864; several axes: Wang et al. 2024, arXiv:2409.12191."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ropewalk.encodings.rotary.axes import LAYOUTS, RATES, angles, axis_of_pair, check_sections, coordinates, places
 from ropewalk.errors import ConfigError, require, require_choice, require_even, require_number
-from ropewalk.rotation import PAIRINGS, Rotation
+from ropewalk.kernels import PAIRINGS
 from ropewalk.sites import Weights
 from ropewalk.spectrum import Adapts, Scaling, Spectrum, is_scaling
-from ropewalk.tokens import Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ropewalk.rotation import Rotation
+    from ropewalk.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,15 @@ class Rotary:
             tables = [rule(table) for table in tables]
         return Spectrum(tuple(tables[n].inv_freq[row] for n, row in places(axes, self.rates)), tables[0].magnitude)
 
-    def rotation(self, w: Weights, at: Tokens) -> Rotation:
+    def rotation(self, w: Weights, at: "Tokens") -> "Rotation":
         """Cosines and sines [B, T, dim / 2]: float64 angles, one narrowing to float32, magnitude included."""
+        from ropewalk.rotation import Rotation
+
         angle, m = self.angle(at), self.spectrum().magnitude
         return Rotation((angle.cos() * m).float(), (angle.sin() * m).float(), self.pairing, offset=self.offset)
 
-    def angle(self, at: Tokens) -> Tensor:
+    def angle(self, at: "Tokens") -> "Tensor":
         """Float64[B, T, dim / 2]: how far each pair is turned, in radians."""
         where = coordinates(at, axis_of_pair(self))
         angle = angles(where, self.spectrum())
-        return torch.where(where < self.unscaled, angles(where, self.unbent()), angle) if self.unscaled else angle
+        return angles(where, self.unbent()).where(where < self.unscaled, angle) if self.unscaled else angle

@@ -6,26 +6,29 @@ once, of the whole length.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from ropewalk.errors import require_number
 from ropewalk.sites import Weights
-from ropewalk.tokens import Tokens, line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ropewalk.tokens import Tokens
 
 
 class Sharpening(NamedTuple):
     """Multiplies queries and leaves keys alone, so that mapped keys may be cached."""
 
-    scale: Tensor  # Float32[B, T]
+    scale: "Tensor"  # Float32[B, T]
 
-    def query(self, x: Tensor) -> Tensor:
+    def query(self, x: "Tensor") -> "Tensor":
         """The scaled queries, [B, H, T, D] like x."""
+        import torch
+
         return (x.to(torch.promote_types(x.dtype, torch.float32)) * self.scale[:, None, :, None]).to(x.dtype)
 
-    def key(self, x: Tensor) -> Tensor:
+    def key(self, x: "Tensor") -> "Tensor":
         """x itself."""
         return x
 
@@ -42,12 +45,14 @@ class LogN:
     def __post_init__(self) -> None:
         require_number(self, "trained_length", at_least=2, whole=True)
 
-    def scale(self, at: Tokens) -> Tensor:
+    def scale(self, at: "Tokens") -> "Tensor":
         """Float64[B, T]: the factor of each query."""
+        from ropewalk.tokens import line
+
         seen = line(at, "LogN").double() + 1
         return seen.clamp(min=self.trained_length).log() / math.log(self.trained_length)
 
-    def rotation(self, w: Weights, at: Tokens) -> Sharpening:
+    def rotation(self, w: Weights, at: "Tokens") -> Sharpening:
         """The factors, rounded once to float32."""
         return Sharpening(self.scale(at).float())
 
@@ -69,11 +74,13 @@ class Temperature:
         require_number(self, "strength", at_least=0)
         require_number(self, "start", at_least=0, at_most=1, whole=True)
 
-    def scale(self, at: Tokens) -> Tensor:
+    def scale(self, at: "Tokens") -> "Tensor":
         """Float64[B, T]: the factor of each query."""
+        from ropewalk.tokens import line
+
         spans = ((line(at, "Temperature").double() + self.start) / self.floor).floor()
         return 1 + self.strength * spans.clamp(min=0).log1p()
 
-    def rotation(self, w: Weights, at: Tokens) -> Sharpening:
+    def rotation(self, w: Weights, at: "Tokens") -> Sharpening:
         """The factors, rounded once to float32."""
         return Sharpening(self.scale(at).float())
