@@ -98,7 +98,7 @@ def diagnose_gguf(payload: Mapping[str, Any], length: int | None = None) -> Diag
 
 
 def asked(length: int | None, text: Mapping[str, Any]) -> int:
-    length = text.get(length_field(text), UNKNOWN) if length is None else length
+    length = int(text.get(length_field(text), UNKNOWN)) if length is None else length
     require(type(length) is int and 0 < length <= MOST_TOKENS, "length", f"from 1 to {MOST_TOKENS}", length)
     return length
 

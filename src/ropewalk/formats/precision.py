@@ -27,7 +27,8 @@ def cosine_error(e: Rotary, length: int, recurrent: bool = False) -> float:
 
 def direct(e: Rotary, at: Angles) -> Angles:
     powers = np.arange(0, e.dim, 2, dtype=np.float32) / np.float32(e.dim)
-    return at[:, None] * (1 / np.float32(e.base) ** powers)
+    rates = (1 / np.float32(e.base) ** powers).astype(np.float32)
+    return at[:, None] * rates
 
 
 def stepwise(e: Rotary, at: Angles) -> Angles:
