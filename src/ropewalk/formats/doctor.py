@@ -73,6 +73,7 @@ def diagnose(
     that a conversion has put queries and keys into, "half" or "interleaved". Raises ConfigError for a config that
     cannot be read at all, UnsupportedError for an engine or model whose rules are not known here.
     """
+    prepared(config)  # refuses what is no config before anything is laid over it
     text = prepared(readings.overridden(config, override or {}))
     length = asked(length, text)
     meant = readings.meant(config, override or {})
