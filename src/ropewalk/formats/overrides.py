@@ -7,6 +7,7 @@ from typing import Any
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
+from ropewalk.formats.checked import checked
 from ropewalk.formats.effective import EngineStops, ignored_keys
 from ropewalk.formats.families import pairing
 from ropewalk.formats.layers import Layer, rotary_of
@@ -69,7 +70,10 @@ def laid_over(payload: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[
     """What an override says about the language model: nothing, if it stands outside the part of a composite config."""
     if "text_config" in payload and "text_config" not in config:
         raise UnsupportedError("the override is for text_config, and this config has none: give its fields directly")
-    return payload.get("text_config", {}) if "text_config" in config else payload
+    over = payload.get("text_config", {}) if "text_config" in config else payload
+    require(isinstance(over, Mapping), "text_config of the override", "a JSON object", over)
+    # a field set to null counts as missing
+    return checked({field: value for field, value in over.items() if value is not None})
 
 
 def each_rope(ropes: Mapping[str, Any], change: Callable[[Rope], Rope]) -> Rope:

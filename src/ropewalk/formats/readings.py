@@ -5,12 +5,13 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, UnsupportedError, did_you_mean, require
 from ropewalk.formats import hf, llamacpp, mlx, sglang, vllm
+from ropewalk.formats.checked import checked
 from ropewalk.formats.compare import disagreement
 from ropewalk.formats.effective import Effective
 from ropewalk.formats.gguf_rules import softmax_factor
 from ropewalk.formats.layers import Layer, rotary_of
 from ropewalk.formats.layout import inner_config, is_nested, length_field, prepared
-from ropewalk.formats.read_rope import HARMLESS, KEYS, KNOWN, LENGTHS, SHARED, rope_type
+from ropewalk.formats.read_rope import HARMLESS, KEYS, KNOWN, LENGTHS, SHARED, number, rope_type
 
 FIELDS = ("rope_parameters", "rope_scaling")
 Rope = dict[str, Any]
@@ -41,10 +42,11 @@ def overridden(config: Config, override: Config) -> dict[str, Any]:
     What the model itself is made of (the base of its angles, the part of a head that rotates, sections) stays where new
     rope parameters do not mention it.
     """
-    over = dict(override.get("text_config", override))
-    names = [name for name in FIELDS if over.get(name) is not None]
+    inside = override.get("text_config", override)
+    require(isinstance(inside, Mapping), "text_config of the override", "a JSON object", inside)
+    over = dict(checked({field: value for field, value in inside.items() if value is not None}))
+    names = [name for name in FIELDS if name in over]
     given = over.pop(names[-1]) if names else None
-    require(given is None or isinstance(given, Mapping), "rope parameters of the override", "a JSON object", given)
     text = {**inner_config(config), **over}
     if given is not None:
         old = next((rope for rope in ropes_of(config)), {})
@@ -72,7 +74,7 @@ def of_vllm(config: Config, length: int) -> Effective:
     found, text = vllm.effective(config, length), prepared(config)
     # its own rule of how long a text may be takes the factor of these types on top of what the config says
     free = {"linear", "dynamic", "proportional"}
-    factors = [rope.get("factor") or 1.0 for rope in ropes_of(config) if rope_type(rope) in free]
+    factors = [factor_of(rope) for rope in ropes_of(config) if rope_type(rope) in free]
     grown = 1.0 if "gemma3" in text.get("model_type", "") else next(iter(factors), 1.0)
     window = text.get(length_field(text))
     return found._replace(
@@ -85,13 +87,17 @@ def of_sglang(config: Config, length: int) -> Effective:
     found, text = sglang.effective(config, length), prepared(config)
     rope = next(ropes_of(config), {})
     kept = "original_max_position_embeddings" in rope or rope_type(rope) == "llama3"
-    window, factor = text.get(length_field(text)), 1.0 if kept else rope.get("factor") or 1.0
+    window, factor = text.get(length_field(text)), 1.0 if kept else factor_of(rope)
     return found._replace(accepts=window and int(window * factor), softmax=softmax_of(found.layers, text))
 
 
 def of_mlx(config: Config, length: int) -> Effective:
     found = mlx.effective(config, length)
     return found._replace(softmax=softmax_of(found.layers, prepared(config)))
+
+
+def factor_of(rope: Rope) -> float:
+    return 1.0 if rope.get("factor") is None else number(rope, "factor")
 
 
 def softmax_of(layers: tuple[Layer, ...], text: Config) -> float:
@@ -136,7 +142,8 @@ def is_idle(config: Config, name: str, layers: tuple[Layer, ...], length: int) -
 def ropes_of(config: Config) -> Iterator[Rope]:
     """Each dict of rope parameters, those nested in another one by one."""
     for given in (given_in(config, field) for field in FIELDS):
-        yield from (dict(rope) for rope in (given.values() if is_nested(given) else [given]) if rope)
+        each = given.values() if is_nested(given) else [given]
+        yield from (dict(rope) for rope in each if isinstance(rope, Mapping) and rope)
 
 
 def given_in(config: Config, field: str) -> Config:
