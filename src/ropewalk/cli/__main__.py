@@ -1,6 +1,7 @@
 """The `ropewalk` command: one file per command, each a thin skin over one library function."""
 
 import sys
+from itertools import pairwise
 
 import typer
 
@@ -44,11 +45,18 @@ def main() -> None:
         print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
-        print(f"ropewalk: {error.format_message()}", file=sys.stderr)
+        print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
         sys.exit(2)
     if code == INTERRUPTED:
         print("ropewalk: stopped; run the same command again to go on", file=sys.stderr)
     sys.exit(code)
+
+
+def given(error: typer.TyperException) -> str:
+    """The word that an error is about, where it stands after an option."""
+    names: list[str] = getattr(getattr(error, "param", None), "opts", [])
+    words = [word for name, word in pairwise(sys.argv) if name in names]
+    return f", got {words[-1]!r}" if words else ""
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ RULES: dict[str, Rule] = {
     **{name: ("true or false", lambda v: isinstance(v, bool)) for name in FLAGS},
     **{name: ("a name", lambda v: isinstance(v, str) and v.isprintable()) for name in NAMES},
     "attn_config": ("a JSON object", lambda v: isinstance(v, Mapping)),
-    **{name: ("a JSON object of parameters, or of one such object per layer type", are_ropes) for name in ROPES},
+    **dict.fromkeys(ROPES, ("a JSON object of parameters, or of one such object per layer type", are_ropes)),
     "sliding_window_pattern": ("a positive whole number or a string of L and G", is_pattern),
     "layer_types": ("a list of strings", lambda v: is_list_of(v, (str,))),
     "no_rope_layers": ("a list of 0 and 1", lambda v: is_list_of(v, (int, bool))),
