@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import ropewalk as rw
-from ropewalk import encodings, remaps, scalings
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
 from ropewalk.notation import classes, sample
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
 from ropewalk.written import short

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Command, Done
-from ropewalk import encodings, remaps, scalings
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
 from ropewalk.notation import classes
 from ropewalk.written import short
 
