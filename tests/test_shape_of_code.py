@@ -19,8 +19,9 @@ errors written kernels tokens media masks spectrum rotation sites scalings encod
 formats models evaluate extend reason bench report cli
 """.split()
 TORCHLESS = ("scalings", "formats")
-# the places where positions are made: of plain rows, and of patches between texts; everything else is given them
-COUNTING = ("tokens.py", "media.py")
+# the places where positions are made: of plain rows, of patches between texts, and as engines count them; everything
+# else is given them
+COUNTING = ("tokens.py", "media.py", "formats/precision.py")
 
 Check = Callable[[str, ast.Module], Iterator[str]]
 

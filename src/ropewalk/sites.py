@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ropewalk.tokens import Tokens
+    from ropewalk.tokens import Tensor, Tokens
 
 Weights = Mapping[str, "Tensor"]  # learned tensors; empty for most encodings
 

@@ -32,9 +32,9 @@ from ropewalk.encodings.mix.xlnet import XLNet as XLNet
 from ropewalk.encodings.rotary.circulant import CirculantString as CirculantString
 from ropewalk.encodings.rotary.clex import Clex as Clex
 from ropewalk.encodings.rotary.lie import LieRotary as LieRotary
+from ropewalk.encodings.rotary.log_n import LogN as LogN
 from ropewalk.encodings.rotary.mixed import RotaryMixed as RotaryMixed
 from ropewalk.encodings.rotary.rotary import Rotary as Rotary
 from ropewalk.encodings.rotary.string import CayleyString as CayleyString
-from ropewalk.encodings.rotary.temperature import LogN as LogN
 from ropewalk.encodings.rotary.temperature import Temperature as Temperature
 from ropewalk.encodings.rotary.xpos import XPos as XPos

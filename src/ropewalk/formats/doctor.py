@@ -9,22 +9,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ropewalk.encodings.rotary.rotary import Rotary
-from ropewalk.errors import UnsupportedError, require
+from ropewalk.errors import UnsupportedError
 from ropewalk.formats import readings, sglang, vllm
-from ropewalk.formats.checked import MOST_TOKENS
 from ropewalk.formats.compare import comparable, disagreement
 from ropewalk.formats.effective import Effective, EngineStops
 from ropewalk.formats.gguf_doctor import of_gguf
 from ropewalk.formats.layers import Layer, rotary_of
 from ropewalk.formats.layout import head_dim, layer_types, length_field, prepared
-from ropewalk.formats.lint import RULES, Case, Finding
+from ropewalk.formats.lint import RULES, Case, Finding, asked
 from ropewalk.formats.losses import measure
 from ropewalk.formats.precision import cosine_error
 from ropewalk.scalings import Yarn
 from ropewalk.scalings.ramps import index_range
 from ropewalk.spectrum import Adapts, for_length
 
-UNKNOWN = 4096  # tokens, where neither the config nor the user says how many
 OVERRIDDEN = {"vllm": vllm, "sglang": sglang}
 
 
@@ -96,12 +94,6 @@ def diagnose_gguf(payload: Mapping[str, Any], length: int | None = None) -> Diag
     case, notes = of_gguf(payload, length)
     found = judged(case)
     return found._replace(findings=(*found.findings, *notes))
-
-
-def asked(length: int | None, text: Mapping[str, Any]) -> int:
-    length = int(text.get(length_field(text), UNKNOWN)) if length is None else length
-    require(type(length) is int and 0 < length <= MOST_TOKENS, "length", f"from 1 to {MOST_TOKENS}", length)
-    return length
 
 
 def judged(case: Case, stops: str = "") -> Diagnosis:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ropewalk.errors import require
 from ropewalk.formats.effective import Effective
 from ropewalk.formats.gguf_rules import Held, Metadata, hold, layers, softmax_factor
 from ropewalk.formats.layers import rotary_of
-from ropewalk.formats.lint import Case, Finding
+from ropewalk.formats.lint import Case, Finding, asked
 
 # keys that the converter writes for every architecture and few architectures read: what each is by default
 WRITTEN = {"yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": -1.0}
@@ -17,6 +18,8 @@ def of_gguf(payload: Mapping[str, Any], length: int | None) -> tuple[Case, list[
     held = hold(payload)
     about = Metadata(held.name, payload["metadata"])
     given = {key: value for key in WRITTEN if (value := about.get(f"rope.scaling.{key}")) is not None}
+    for key, value in given.items():
+        require(type(value) in (int, float), f"{held.name}.rope.scaling.{key}", "a number", value)
     idle = [key for key in given if not (held.arch.betas and "beta" in key) and given[key] != WRITTEN[key]]
     text = {
         "model_type": held.name,
@@ -28,7 +31,7 @@ def of_gguf(payload: Mapping[str, Any], length: int | None) -> tuple[Case, list[
     ignored = tuple(f"llama.cpp's {held.name} does not read rope.scaling.{key} = {given[key]:g}" for key in idle)
     got = Effective(layers(held, held.run), ignored, softmax=softmax_factor(held, held.run))
     meant = layers(held, all_counted(held, given))
-    case = Case("llamacpp", text, {}, text, held.window if length is None else length, meant, got)
+    case = Case("llamacpp", text, {}, text, asked(length, text), meant, got)
     return case, list(notes(held, about))
 
 

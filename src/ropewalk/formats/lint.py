@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ropewalk.encodings.rotary.rotary import Rotary
-from ropewalk.errors import did_you_mean
+from ropewalk.errors import did_you_mean, require
 from ropewalk.formats import readings
+from ropewalk.formats.checked import MOST_TOKENS
 from ropewalk.formats.effective import Effective
 from ropewalk.formats.layers import Layer, rotary_of
 from ropewalk.formats.layout import first, head_dim, inner_config, is_nested, layer_types, length_field
@@ -21,6 +22,7 @@ ORIGINAL = "original_max_position_embeddings"
 # names that some engine or remote code has for a multiplier on the magnitude or the ramp; 1 changes nothing
 MULTIPLIERS = frozenset(["attn_factor", "extrapolation_factor"])
 ABOUT_ROTATION = frozenset(["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
+UNKNOWN = 4096  # tokens, where neither the config nor the user says how many
 PLAINEST = 10000.0  # the base of the first rotary models, and what is taken where none is given
 ROUND = 2  # significant digits of a base that somebody chose rather than computed
 INEXACT = 0.01  # error of a cosine from which on it is worth a word
@@ -62,6 +64,13 @@ class Case(NamedTuple):
     def reads(self, key: str) -> bool:
         """Whether the engine makes something of a rope parameter."""
         return not any(repr(key) in line for line in self.got.ignored)
+
+
+def asked(length: int | None, text: Mapping[str, Any]) -> int:
+    """How many tokens a text has: as many as somebody says, or as the config is made for."""
+    length = int(text.get(length_field(text), UNKNOWN)) if length is None else length
+    require(type(length) is int and 0 < length <= MOST_TOKENS, "length", f"from 1 to {MOST_TOKENS}", length)
+    return length
 
 
 def wrong_keys(case: Case) -> Iterator[Finding]:

@@ -411,5 +411,9 @@ def test_gguf_lint() -> None:
     assert "context_length = 131,072 counts as trained" in only(silent, "no original length").text
     less = diagnose_gguf(gguf(**{**SCALED, "factor": 2.0}))
     assert "2 x 32,768 tokens are less than context_length = 131,072" in only(less, "factor and lengths").text
+    with pytest.raises(ConfigError, match="yarn_beta_fast must be a number, got 'x'"):
+        diagnose_gguf(gguf(**SCALED, yarn_beta_fast="x"))
+    with pytest.raises(ConfigError, match="length must be from 1"):
+        diagnose_gguf(gguf(**SCALED), length=0)
     with pytest.raises(RopewalkError, match="not known here"):
         diagnose_gguf({"metadata": {"general.architecture": "unheard"}, "tensors": {}})

@@ -3,17 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ropewalk.encodings.rotary.axes import LAYOUTS, RATES, angles, axis_of_pair, check_sections, coordinates, places
+from ropewalk.encodings.rotary.axes import LAYOUTS, PAIRINGS, RATES, axis_of_pair, check_sections, places
 from ropewalk.errors import ConfigError, require, require_choice, require_even, require_number
-from ropewalk.kernels import PAIRINGS
 from ropewalk.sites import Weights
 from ropewalk.spectrum import Adapts, Scaling, Spectrum, is_scaling
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ropewalk.rotation import Rotation
-    from ropewalk.tokens import Tokens
+    from ropewalk.encodings.rotary.turning import Rotation, Tensor, Tokens
 
 
 @dataclass(frozen=True)
@@ -72,13 +68,12 @@ class Rotary:
 
     def rotation(self, w: Weights, at: "Tokens") -> "Rotation":
         """Cosines and sines [B, T, dim / 2]: float64 angles, one narrowing to float32, magnitude included."""
-        from ropewalk.rotation import Rotation
+        from ropewalk.encodings.rotary.turning import turned
 
-        angle, m = self.angle(at), self.spectrum().magnitude
-        return Rotation((angle.cos() * m).float(), (angle.sin() * m).float(), self.pairing, offset=self.offset)
+        return turned(self, at)
 
     def angle(self, at: "Tokens") -> "Tensor":
         """Float64[B, T, dim / 2]: how far each pair is turned, in radians."""
-        where = coordinates(at, axis_of_pair(self))
-        angle = angles(where, self.spectrum())
-        return angles(where, self.unbent()).where(where < self.unscaled, angle) if self.unscaled else angle
+        from ropewalk.encodings.rotary.turning import angle_of
+
+        return angle_of(self, at)
