@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats.losses import Loss, frozen
+from ropewalk.notation import short
 from ropewalk.scalings import DynamicNTK, Linear, Llama3, LongRope, Proportional, Yarn
 from ropewalk.scalings.base_change import base_of
 from ropewalk.spectrum import Adapts, Scaling, for_length
@@ -105,7 +106,7 @@ def write_longrope(
 def baked(e: Rotary, place: Place) -> dict[str, Any]:
     """The same divisors for short and for long texts, and the magnitude spelled out."""
     if "longrope" not in place.types:
-        raise UnsupportedError(f"{e!r} needs divisors per pair (longrope), which this reader does not take")
+        raise UnsupportedError(f"{short(e)} needs divisors per pair (longrope), which this reader does not take")
     divisors = per_pair(e)
     return write_longrope(divisors, divisors, e.spectrum().magnitude, trained_length(e) or place.original)
 
