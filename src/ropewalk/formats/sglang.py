@@ -25,6 +25,8 @@ from ropewalk.formats.overrides import (
     pick,
     read_layers,
     refuse_lists,
+    refuse_unrotated,
+    softmax_losses,
     two_lists,
     types_for,
     unread,
@@ -56,6 +58,7 @@ def write(
 
     Raises UnsupportedError for what SGLang has no class for.
     """
+    refuse_unrotated(hf.read(config), "SGLang")
     written, lost = hf.write(encodings, config, length, types_for(encodings, config))
     text, ropes = prepared(written), None
     if "rope_parameters" in text:
@@ -67,6 +70,7 @@ def write(
             )
         elif ropes["rope_type"] == "longrope" and ORIGINAL in text:
             written = {**written, ORIGINAL: ropes[ORIGINAL]}
+    lost += softmax_losses(encodings, text, "SGLang")
     payload = override(config, written, "rope_scaling", ropes)
     return payload, (*lost, *losses(encodings, read(payload, config), length))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ropewalk.errors import ConfigError, require
+from ropewalk.errors import ConfigError, UnsupportedError, require
 from ropewalk.formats import gguf_file
 from ropewalk.kernels import PAIRINGS
 from ropewalk.models.files import read_json
@@ -41,6 +41,15 @@ def describe(name: str | Path, report: Callable[[str], None] = lambda line: None
         raise ConfigError(f"no such file or folder: {name}")
     file = fetched_config(name, report)
     return Described(name, read_json(file), None, file)
+
+
+def refuse_reordered(source: Described) -> None:
+    """Raise UnsupportedError for weights in the order of code that pairs channels the other way."""
+    if source.pairing:
+        raise UnsupportedError(
+            f"the weights in {source.file.parent} are in {source.pairing} order, and stock code would pair "
+            "their channels the other way: put them back with ropewalk convert first"
+        )
 
 
 def noted(folder: Path) -> str | None:
