@@ -15,7 +15,7 @@ def short(value: Any) -> str:
         return f"[{', '.join(map(short, value))}]"
     if isinstance(value, tuple):
         return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
-    if not is_dataclass(value):
+    if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     told = ((f.name, getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != f.default)
     return f"{type(value).__name__}({', '.join(f'{name}={short(held)}' for name, held in told)})"

@@ -35,7 +35,7 @@ WHOLE: dict[str, int] = {
 }
 FLAGS = "alibi is_encoder_decoder rope_interleave".split()
 NAMES = "model_type position_embedding_type".split()
-ROPES = "rope_parameters rope_scaling".split()
+OBJECTS = "rope_parameters rope_scaling attn_config".split()
 
 
 def checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -58,13 +58,6 @@ def is_list_of(value: object, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, list | tuple) and all(type(item) in kinds for item in value)
 
 
-def are_ropes(value: object) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    nested = [isinstance(item, Mapping) for item in value.values() if item is not None]
-    return all(nested) or not any(nested)
-
-
 def is_pattern(value: object) -> bool:
     return (isinstance(value, str) and value != "") or whole(value, MOST_LAYERS)
 
@@ -74,8 +67,7 @@ RULES: dict[str, Rule] = {
     **{name: (f"a whole number from 1 to {most}", lambda v, most=most: whole(v, most)) for name, most in WHOLE.items()},
     **{name: ("true or false", lambda v: isinstance(v, bool)) for name in FLAGS},
     **{name: ("a name", lambda v: isinstance(v, str) and v.isprintable()) for name in NAMES},
-    "attn_config": ("a JSON object", lambda v: isinstance(v, Mapping)),
-    **dict.fromkeys(ROPES, ("a JSON object of parameters, or of one such object per layer type", are_ropes)),
+    **dict.fromkeys(OBJECTS, ("a JSON object", lambda v: isinstance(v, Mapping))),
     "sliding_window_pattern": ("a positive whole number or a string of L and G", is_pattern),
     "layer_types": ("a list of strings", lambda v: is_list_of(v, (str,))),
     "no_rope_layers": ("a list of 0 and 1", lambda v: is_list_of(v, (int, bool))),
