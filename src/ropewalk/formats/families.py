@@ -50,7 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"max_position_embeddings": 32768},
     "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
     "gemma": {"head_dim": 256, "max_position_embeddings": 8192},
-    "gemma2": {"head_dim": 256, "max_position_embeddings": 8192},
+    "gemma2": {"head_dim": 256, "max_position_embeddings": 8192, "sliding_window_pattern": 2},
     "gemma3_text": {
         "head_dim": 256,
         "num_hidden_layers": 26,

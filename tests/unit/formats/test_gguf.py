@@ -557,8 +557,8 @@ def test_falcons_window_is_never_looked_for() -> None:
         metadata = converted({**config, **extra})["metadata"]
         assert metadata["falcon.context_length"] == 2048
     assert gguf.read({}, config) == hf.read(config)
+    small = {"model_type": "phi", "rope_theta": 1e4, "hidden_size": 64, "num_attention_heads": 4}
     with pytest.raises(ConfigError, match="max_position_embeddings must be given for the GGUF of a phi"):
-        small = {"model_type": "phi", "rope_theta": 1e4, "hidden_size": 64, "num_attention_heads": 4}
         converted({**small, "num_hidden_layers": 2})
 
 
