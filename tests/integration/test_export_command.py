@@ -139,7 +139,7 @@ def test_a_checkpoint(engine: str, ropewalk: Command, built: Path, tmp_path: Pat
     assert told["files"] == dict.fromkeys(names(built)) | {
         "config.json": (tmp_path / "new" / "config.json").read_text()
     }
-    assert (told["losses"], told["length"], told["encodings"]) == ([], 1024, [rw.notation.short(WANTED[0])] * 2)
+    assert (told["losses"], told["length"], told["encodings"]) == ([], 1024, [rw.short(WANTED[0])] * 2)
     new = config_of(tmp_path / "new")
     got = mlx.read({}, new) if engine == "mlx" else hf.read(new)
     assert disagreement(WANTED, got, 1024) is None

@@ -97,6 +97,8 @@ def each_rope(ropes: Mapping[str, Any], change: Callable[[Rope], Rope]) -> Rope:
 def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's config as transformers 5 holds it: every rope parameter inside `rope_parameters`."""
     text = prepared(config)
+    if read_other(text) is not None:
+        return {**text, "rope_parameters": {}}
     ropes: Rope = {}
     for kind in dict.fromkeys(layer_types(text)):
         frame, rope = frame_of(text, kind), rope_of(text, kind)
