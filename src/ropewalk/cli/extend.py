@@ -41,7 +41,6 @@ def extend_command(
     from ropewalk.extend.job import extend
     from ropewalk.extend.outcome import deliver, summarise
     from ropewalk.extend.plan import ExtendRequest
-    from ropewalk.report.page import write_report
 
     folder = out or f"out/{model.rstrip('/').rsplit('/', 1)[-1]}-{to}"
     request = ExtendRequest(
@@ -51,6 +50,9 @@ def extend_command(
     with Screen() as screen:
         run = extend(request, screen)
         summary = deliver(run, summarise(run, started))
+        # matplotlib is loaded last: it may want to say something when it first looks for fonts
+        from ropewalk.report.page import write_report
+
         try:
             write_report(summary, Path(folder))
         except OSError as error:
