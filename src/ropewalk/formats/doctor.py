@@ -166,7 +166,8 @@ def figures(case: Case, length: int) -> str:
     if not comparable(case.meant, case.got.layers):
         return ""
     found = measure(case.meant, case.got.layers, length)
-    return f"; rates are off by up to {100 * found.frequency:.3g} %, logits by up to {found.logits:.2g} |q||k|"
+    rates = f"rates are off by up to {100 * found.frequency:.3g} %, " if found.frequency else ""
+    return f"; {rates}logits by up to {found.logits:.2g} |q||k|"
 
 
 def parts_of(meant: Sequence[Layer], got: Sequence[Layer], length: int) -> Iterator[Part]:
