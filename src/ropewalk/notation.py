@@ -1,4 +1,4 @@
-"""The repr of an encoding is its configuration: `parse` reads it back, `short` writes it without the defaults."""
+"""The repr of an encoding is its configuration, which `parse` reads back."""
 
 import ast
 import functools
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from ropewalk import encodings, remaps, scalings
-from ropewalk.encodings import Learned, Rotary
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
+from ropewalk.encodings.registry import Learned, Rotary
 from ropewalk.errors import ConfigError, did_you_mean
 
 
@@ -26,22 +27,6 @@ def parse(text: str) -> Any:
             raise
         why, got = getattr(problem, "msg", problem), text if len(text) < 100 else f"{text[:97]}..."
         raise ConfigError(f"notation must be one value, such as Rotary(dim=64), got {got!r}: {why}") from None
-
-
-def short(value: Any) -> str:
-    """The repr without fields that hold their default: `parse(short(value)) == value`.
-
-    >>> short(Rotary(dim=64, scaling=(scalings.Linear(factor=2.0),)))
-    'Rotary(dim=64, scaling=(Linear(factor=2.0),))'
-    """
-    if isinstance(value, list):
-        return f"[{', '.join(map(short, value))}]"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
-    if not is_dataclass(value):
-        return repr(value)
-    told = ((f.name, getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != f.default)
-    return f"{type(value).__name__}({', '.join(f'{name}={short(held)}' for name, held in told)})"
 
 
 def exported() -> tuple[Any, ...]:

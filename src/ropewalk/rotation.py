@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import ConfigError
-from ropewalk.kernels.rotate import PAIRINGS as PAIRINGS
+from ropewalk.kernels import PAIRINGS as PAIRINGS
 from ropewalk.kernels.rotate import rotate, rotate_pair
 
 

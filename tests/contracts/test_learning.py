@@ -8,8 +8,8 @@ from torch import Tensor
 
 import ropewalk as rw
 from contracts.cases import DIM, ENCODINGS, HEADS, Layer, placed, words
-from ropewalk.notation import short
 from ropewalk.sites import Embeds
+from ropewalk.written import short
 
 SHORT = 11
 # vectors that are made one after the other, as many as the largest position asks for

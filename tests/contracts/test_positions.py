@@ -7,8 +7,8 @@ import torch
 
 import ropewalk as rw
 from contracts.cases import ENCODINGS, LENGTH, Layer, close, largest, members, placed, words
-from ropewalk.notation import short
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
+from ropewalk.written import short
 
 ORDER_ALONE, LATE = (rw.ConvLeak, rw.Cope), (rw.LogN, rw.Temperature)
 every = pytest.mark.parametrize("encoding", ENCODINGS, ids=short)

@@ -5,7 +5,7 @@ import torch
 
 import ropewalk as rw
 from contracts.cases import ENCODINGS, LENGTH, Layer, close, placed, words
-from ropewalk.notation import short
+from ropewalk.written import short
 
 every = pytest.mark.parametrize("encoding", [e for e in ENCODINGS if isinstance(e, rw.Rotary)], ids=short)
 

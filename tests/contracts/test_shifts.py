@@ -7,8 +7,8 @@ import torch
 
 import ropewalk as rw
 from contracts.cases import ENCODINGS, LENGTH, Layer, close, members, placed, words
-from ropewalk.notation import short
 from ropewalk.sites import Embeds
+from ropewalk.written import short
 
 # a group, a chunk or the sinks begin at a fixed place; the others read where the query stands
 NOT_RELATIVE = (rw.SelfExtend, rw.DualChunk, rw.Fire, rw.LogN, rw.Temperature, rw.Tupe, rw.LieRotary, rw.LMInfinite)

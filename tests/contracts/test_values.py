@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 import ropewalk as rw
-from ropewalk import encodings, remaps, scalings
-from ropewalk.notation import classes, sample, short
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
+from ropewalk.notation import classes, sample
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
+from ropewalk.written import short
 
 SITES = (Embeds, Rotates, Biases, Mixes)
 KINDS = [*classes(encodings), *classes(scalings), *classes(remaps)]

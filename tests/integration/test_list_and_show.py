@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from conftest import Command, Done
-from ropewalk import encodings, remaps, scalings
-from ropewalk.notation import classes, short
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
+from ropewalk.notation import classes
+from ropewalk.written import short
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 

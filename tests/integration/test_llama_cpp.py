@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import ropewalk as rw
+from conftest import Command
 from ropewalk import Rotary
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import gguf, gguf_copy, gguf_file, hf, llamacpp
-from ropewalk.models.locate import demo_file
+from ropewalk.models.find import demo_file
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: no llama.cpp to compare with")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -165,6 +166,25 @@ def test_flags_run_what_was_asked_for(rules: Any, llama: Any, file: Path, tmp_pa
         file = changed(file, tmp_path / "new.gguf", payload["tensors"])
     got = llama_logits(file, IDS, LAST, payload["flags"])
     assert_same(attached_logits(llama, rw.for_length(e, LENGTH), IDS, LAST), got)
+
+
+@pytest.mark.parametrize("rules", [RULES[3], RULES[5], RULES[7]], ids=repr)
+def test_what_the_export_command_writes_is_run(
+    rules: Any, llama: Any, file: Path, tmp_path: Path, ropewalk: Command
+) -> None:
+    """The new GGUF, and flags for the old one or, where the file must hold divisors, for the new one."""
+    words = ("export", file, "--encoding", repr(rules[0]), "--to", LENGTH)
+    assert ropewalk(*words, "--engine", "gguf", "--out", tmp_path / "new.gguf").code == 0
+    told = ropewalk(*words, "--engine", "llamacpp", "--out", tmp_path / "flags", "--allow-loss")
+    assert told.code == 0
+    flags = (tmp_path / "flags" / "llamacpp.txt").read_text().split()
+    assert ("lost: flags cannot hold divisors" in told.err) == (rules == RULES[7])
+    wanted = attached_logits(llama, rw.for_length(Rotary(32, 10000.0, rules), LENGTH), IDS, LAST)
+    assert_same(wanted, llama_logits(tmp_path / "new.gguf", IDS, LAST))
+    assert_same(wanted, llama_logits(tmp_path / "new.gguf" if rules == RULES[7] else file, IDS, LAST, flags))
+    # flags for the file that is there already change nothing in it
+    own = ropewalk("export", tmp_path / "new.gguf", "--engine", "llamacpp").out.split()
+    assert_same(wanted, llama_logits(tmp_path / "new.gguf", IDS, LAST, own))
 
 
 def test_the_rules_are_told_apart(llama: Any) -> None:

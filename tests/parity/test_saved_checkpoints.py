@@ -64,7 +64,7 @@ def compare(loaded: Loaded, encodings: tuple[Encoding, ...], folder: Path) -> No
 def test_every_scaling(scaling: object, tmp_path: Path) -> None:
     loaded = on_disk("llama", tmp_path / "source")
     encodings = extended(loaded.encodings, scaling)
-    notes = save_extended(loaded, encodings, LENGTH, tmp_path / "out")
+    notes = save_extended(loaded.folder, encodings, LENGTH, tmp_path / "out")
     assert bool(notes) == isinstance(scaling, DynamicNTK)
     compare(loaded, encodings, tmp_path / "out")
 
@@ -74,5 +74,5 @@ def test_every_scaling(scaling: object, tmp_path: Path) -> None:
 def test_every_family(variant: str, scaling: object, tmp_path: Path) -> None:
     loaded = on_disk(variant, tmp_path / "source")
     encodings = extended(loaded.encodings, scaling)
-    save_extended(loaded, encodings, LENGTH, tmp_path / "out")
+    save_extended(loaded.folder, encodings, LENGTH, tmp_path / "out")
     compare(loaded, encodings, tmp_path / "out")

@@ -1,11 +1,14 @@
 """The `ropewalk` command: one file per command, each a thin skin over one library function."""
 
 import sys
+from itertools import pairwise
 
 import typer
 
 from ropewalk.cli.bench import bench_command
 from ropewalk.cli.convert import convert_command
+from ropewalk.cli.doctor import doctor_command
+from ropewalk.cli.export import export_command
 from ropewalk.cli.extend import extend_command
 from ropewalk.cli.lab import lab_command
 from ropewalk.cli.list import list_command
@@ -29,6 +32,8 @@ def ropewalk() -> None:
 
 app.command("bench")(bench_command)
 app.command("convert")(convert_command)
+app.command("doctor")(doctor_command)
+app.command("export")(export_command)
 app.command("extend")(extend_command)
 app.command("lab")(lab_command)
 app.command("list")(list_command)
@@ -44,11 +49,18 @@ def main() -> None:
         print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
-        print(f"ropewalk: {error.format_message()}", file=sys.stderr)
+        print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
         sys.exit(2)
     if code == INTERRUPTED:
         print("ropewalk: stopped; run the same command again to go on", file=sys.stderr)
     sys.exit(code)
+
+
+def given(error: typer.TyperException) -> str:
+    """The word that an error is about, where it stands after an option."""
+    names: list[str] = getattr(getattr(error, "param", None), "opts", [])
+    words = [word for name, word in pairwise(sys.argv) if name in names]
+    return f", got {words[-1]!r}" if words else ""
 
 
 if __name__ == "__main__":

@@ -3,13 +3,9 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-
-from ropewalk.cli.watch import Screen
-from ropewalk.evaluate.run import unwritable
-from ropewalk.extend.plan import ExtendRequest
 
 EXAMPLES = """
 Examples, each a line:
@@ -40,9 +36,10 @@ def extend_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Find the position scaling that lets MODEL read N tokens, prove it, and write what engines need."""
+    from ropewalk.cli.watch import Screen
     from ropewalk.extend.job import extend
     from ropewalk.extend.outcome import deliver, summarise
-    from ropewalk.report.page import write_report
+    from ropewalk.extend.plan import ExtendRequest
 
     folder = out or f"out/{model.rstrip('/').rsplit('/', 1)[-1]}-{to}"
     request = ExtendRequest(
@@ -52,14 +49,22 @@ def extend_command(
     with Screen() as screen:
         run = extend(request, screen)
         summary = deliver(run, summarise(run, started))
-        try:
-            write_report(summary, Path(folder))
-        except OSError as error:
-            raise unwritable(Path(error.filename or folder), error) from None
+        draw(summary, Path(folder))
     screen.result(summary, folder)
     if as_json:
         print(json.dumps(summary))
     raise typer.Exit(0 if summary["gained"] else 1)
+
+
+def draw(summary: dict[str, Any], folder: Path) -> None:
+    """Write the page; matplotlib is loaded last, since it may want to say something when it first looks for fonts."""
+    from ropewalk.evaluate.run import unwritable
+    from ropewalk.report.page import write_report
+
+    try:
+        write_report(summary, folder)
+    except OSError as error:
+        raise unwritable(Path(error.filename or folder), error) from None
 
 
 extend_command.__doc__ = f"{extend_command.__doc__}\n{EXAMPLES}"

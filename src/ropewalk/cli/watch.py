@@ -8,7 +8,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ropewalk.extend.job import Watch
 from ropewalk.extend.plan import Item
-from ropewalk.report.tables import markdown
 
 
 class Screen(Watch):
@@ -50,6 +49,8 @@ class Screen(Watch):
         self.bar.update(self.task, completed=share, description=f"{stage}: {name}, {tokens:,} tokens")
 
     def result(self, summary: dict[str, Any], folder: str) -> None:
+        from ropewalk.report.tables import markdown
+
         self.console.print()
         self.console.print(summary["verdict"], style="bold", markup=False, highlight=False)
         self.console.print(Markdown(markdown(summary)))

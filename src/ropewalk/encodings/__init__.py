@@ -1,40 +1,14 @@
-"""Every encoding, one import line each: this list is the registry."""
+"""Position encodings. The list of all is `registry`, which is loaded when one of them is asked for here by its name."""
 
-from ropewalk.encodings.absolute.complex_order import ComplexOrder as ComplexOrder
-from ropewalk.encodings.absolute.conv_leak import ConvLeak as ConvLeak
-from ropewalk.encodings.absolute.floater import Floater as Floater
-from ropewalk.encodings.absolute.hierarchical import Hierarchical as Hierarchical
-from ropewalk.encodings.absolute.learned import Learned as Learned
-from ropewalk.encodings.absolute.multiplicative import Multiplicative as Multiplicative
-from ropewalk.encodings.absolute.recurrent import Recurrent as Recurrent
-from ropewalk.encodings.absolute.sinusoidal import Sinusoidal as Sinusoidal
-from ropewalk.encodings.bias.alibi import Alibi as Alibi
-from ropewalk.encodings.bias.fire import Fire as Fire
-from ropewalk.encodings.bias.kerple import KerpleLog as KerpleLog
-from ropewalk.encodings.bias.kerple import KerplePower as KerplePower
-from ropewalk.encodings.bias.sandwich import Sandwich as Sandwich
-from ropewalk.encodings.bias.swin import Swin as Swin
-from ropewalk.encodings.bias.swin_v2 import SwinV2 as SwinV2
-from ropewalk.encodings.bias.t5 import T5 as T5
-from ropewalk.encodings.mix.cope import Cope as Cope
-from ropewalk.encodings.mix.deberta import Deberta as Deberta
-from ropewalk.encodings.mix.dual_chunk import DualChunk as DualChunk
-from ropewalk.encodings.mix.lm_infinite import LMInfinite as LMInfinite
-from ropewalk.encodings.mix.rerope import LeakyReRope as LeakyReRope
-from ropewalk.encodings.mix.rerope import ReRope as ReRope
-from ropewalk.encodings.mix.self_extend import SelfExtend as SelfExtend
-from ropewalk.encodings.mix.shaw import Shaw as Shaw
-from ropewalk.encodings.mix.transformer_xl import TransformerXL as TransformerXL
-from ropewalk.encodings.mix.tupe import Tupe as Tupe
-from ropewalk.encodings.mix.urpe import Urpe as Urpe
-from ropewalk.encodings.mix.warped import WarpedDistance as WarpedDistance
-from ropewalk.encodings.mix.xlnet import XLNet as XLNet
-from ropewalk.encodings.rotary.circulant import CirculantString as CirculantString
-from ropewalk.encodings.rotary.clex import Clex as Clex
-from ropewalk.encodings.rotary.lie import LieRotary as LieRotary
-from ropewalk.encodings.rotary.mixed import RotaryMixed as RotaryMixed
-from ropewalk.encodings.rotary.rotary import Rotary as Rotary
-from ropewalk.encodings.rotary.string import CayleyString as CayleyString
-from ropewalk.encodings.rotary.temperature import LogN as LogN
-from ropewalk.encodings.rotary.temperature import Temperature as Temperature
-from ropewalk.encodings.rotary.xpos import XPos as XPos
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ropewalk.encodings.registry import *
+
+
+def __getattr__(name: str) -> Any:
+    registry = vars(import_module("ropewalk.encodings.registry"))
+    if name.startswith("_") or name not in registry:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return registry[name]

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from ropewalk.encodings import Rotary
 from ropewalk.errors import ConfigError, require
 from ropewalk.models.attach import Encoding
-from ropewalk.notation import parse, short
+from ropewalk.notation import parse
 from ropewalk.scalings import NTK, Linear, Llama3, NTKByParts, Proportional, RadixNTK, Yarn
 from ropewalk.scalings.yarn import mscale
 from ropewalk.spectrum import Adapts, Scaling
+from ropewalk.written import short
 
 Rule = Scaling | Adapts
 UNMODIFIED = "unmodified"

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ropewalk.errors import UnsupportedError
 from ropewalk.evaluate.document import attached
 from ropewalk.evaluate.forward import Trunk
 from ropewalk.evaluate.run import Ledger, check_writable
@@ -20,8 +19,8 @@ from ropewalk.extend.candidates import Candidate, reaching_layers
 from ropewalk.extend.plan import ExtendRequest, Item, Progress, expected, measure_pace
 from ropewalk.extend.race import Reader, Reading, Standing, Track, judge, ranking
 from ropewalk.formats import hf
+from ropewalk.models.describe import describe, refuse_reordered
 from ropewalk.models.load import Loaded, load
-from ropewalk.models.reorder import noted
 from ropewalk.spectrum import for_length
 
 
@@ -125,11 +124,7 @@ def extend(request: ExtendRequest, watch: Watch) -> Run:
 
 def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
     """Settle what is read and what competes; raises ConfigError for a target or text that does not fit."""
-    if said := noted(loaded.folder):
-        raise UnsupportedError(
-            f"the weights in {loaded.folder} are in {said} order, and stock code would pair "
-            "their channels the other way: put them back with ropewalk convert first"
-        )
+    refuse_reordered(describe(loaded.folder))
     config = loaded.model.config.get_text_config()
     window = config.max_position_embeddings
     reaching = reaching_layers(config, window)

@@ -17,7 +17,7 @@ from ropewalk.extend.candidates import Candidate
 from ropewalk.extend.job import Run
 from ropewalk.extend.summary import Figures, Names
 from ropewalk.extend.verdict import verdict
-from ropewalk.formats.engines import engine_files
+from ropewalk.formats.engines import ENGINES, SERVERS, command, engine_files
 from ropewalk.models.save import save_extended
 from ropewalk.spectrum import for_length
 
@@ -162,7 +162,7 @@ def ship(run: Run, summary: Figures, out: Path) -> Figures:
     """extended/ and engines/, and what to run with them."""
     loaded, target = run.subject.loaded, run.subject.track.target
     encodings = for_length(run.subject.entrant(summary["chosen_name"]).encodings, target)
-    lost = save_extended(loaded, encodings, target, out / "extended")
+    lost = save_extended(loaded.folder, encodings, target, out / "extended")
     files = engine_files(encodings, json.loads((loaded.folder / "config.json").read_text(encoding="utf-8")), target)
     folder = out / "engines"
     folder.mkdir(exist_ok=True)
@@ -176,19 +176,11 @@ def ship(run: Run, summary: Figures, out: Path) -> Figures:
 
 def commands(out: Path, target: int, files: dict[str, str]) -> list[Figures]:
     """How each engine is told, as command lines that can be copied."""
-    engines = out / "engines"
-    known = {
-        "vllm.json": ("vLLM", f'vllm serve MODEL --hf-overrides "$(cat {engines}/vllm.json)" --max-model-len {target}'),
-        "sglang.json": (
-            "SGLang",
-            "python -m sglang.launch_server --model-path MODEL "
-            f'--json-model-override-args "$(cat {engines}/sglang.json)" --context-length {target}',
-        ),
-        "llamacpp.txt": ("llama.cpp", f"llama-server -m MODEL.gguf $(cat {engines}/llamacpp.txt)"),
-    }
-    stock = f'AutoModelForCausalLM.from_pretrained("{out}/extended")'
-    rows = [{"title": "Transformers", "path": "extended/", "command": stock}]
-    for name, (title, command) in known.items():
-        if name in files:
-            rows.append({"title": title, "path": f"engines/{name}", "command": command})
+    stock = command("hf", target, f"{out}/extended")
+    rows = [{"title": ENGINES["hf"].title, "path": "extended/", "command": stock}]
+    for name in SERVERS:
+        told = ENGINES[name]
+        if told.file in files:
+            line = command(name, target, f"{out}/engines")
+            rows.append({"title": told.title, "path": f"engines/{told.file}", "command": line})
     return rows

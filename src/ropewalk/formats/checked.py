@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     **{name: (f"a whole number from 1 to {most}", lambda v, most=most: whole(v, most)) for name, most in WHOLE.items()},
     **{name: ("true or false", lambda v: isinstance(v, bool)) for name in FLAGS},
     **{name: ("a name", lambda v: isinstance(v, str) and v.isprintable()) for name in NAMES},
-    **{name: ("a JSON object", lambda v: isinstance(v, Mapping)) for name in OBJECTS},
+    **dict.fromkeys(OBJECTS, ("a JSON object", lambda v: isinstance(v, Mapping))),
     "sliding_window_pattern": ("a positive whole number or a string of L and G", is_pattern),
     "layer_types": ("a list of strings", lambda v: is_list_of(v, (str,))),
     "no_rope_layers": ("a list of 0 and 1", lambda v: is_list_of(v, (int, bool))),

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ropewalk.encodings.rotary.rotary import Rotary
-from ropewalk.errors import UnsupportedError
+from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
 from ropewalk.formats.families import with_defaults
-from ropewalk.formats.gguf_rules import FREQS, LONG, SHORT
+from ropewalk.formats.gguf_rules import FREQS, LONG, SHORT, Payload, hold, layers
 from ropewalk.formats.write_rope import per_pair
 from ropewalk.scalings import Linear, Llama3, LongRope, Yarn
 
@@ -24,9 +24,13 @@ ARCHITECTURES: dict[str, str] = {
     "gpt_oss": "gpt-oss",
     "phi": "phi2",
     "cohere": "command-r",
+    **dict.fromkeys("qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text".split(), "qwen2vl"),
+    "qwen3_vl_text": "qwen3vl",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
 }
+FALCON_WINDOW = 2048
 
 
 def converted(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,16 +39,18 @@ def converted(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = text.get("model_type", "")
     if kind not in ARCHITECTURES:
         raise UnsupportedError(f"llama.cpp's architecture for model_type {kind!r} is not known here")
-    layers, kinds = hf.read(config), hf.layer_types(text)
+    each, kinds = hf.read(config), hf.layer_types(text)
     marks = [name == "sliding_attention" for name in kinds]
-    whole, other = first(layers, marks, False), first(layers, marks, True)
+    whole, other = first(each, marks, False), first(each, marks, True)
     own = whole or other
     if own is None:
         raise UnsupportedError(f"no layer of this {kind} rotates")
-    window = text[hf.length_field(text)]
+    # its converter never looks for Falcon's window
+    window: Any = FALCON_WINDOW if kind == "falcon" else text.get(hf.length_field(text))
+    require(window is not None, hf.length_field(text), f"given for the GGUF of a {kind}", window)
     said, tensors = scaling(own, window, "qk_rope_head_dim" in text)
     about: dict[str, Any] = {
-        "block_count": len(layers),
+        "block_count": len(each),
         "context_length": window,
         "rope.dimension_count": own.dim,
         "rope.freq_base": own.base,
@@ -52,6 +58,8 @@ def converted(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.sliding_window_pattern": marks,
         **said,
     }
+    if own.sections:
+        about["rope.dimension_sections"] = [*own.sections, 0, 0, 0][:4]
     if whole and other and whole.base != other.base:
         about["rope.freq_base_swa"] = other.base
     arch = ARCHITECTURES[kind]
@@ -59,9 +67,25 @@ def converted(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"metadata": metadata, "tensors": tensors}
 
 
-def first(layers: tuple[hf.Layer, ...], sliding: list[bool], wanted: bool) -> Rotary | None:
+def origin(config: Mapping[str, Any]) -> tuple[Payload, tuple[hf.Layer, ...]]:
+    """The GGUF that a change or flags are for, and the encodings of the model that is in it.
+
+    `config` is the payload of that GGUF, or a config.json, for the GGUF that llama.cpp's converter makes of it.
+    """
+    if is_payload(config):
+        held = hold(config)
+        return config, layers(held, held.run)
+    return converted(config), hf.read(config)
+
+
+def is_payload(config: Mapping[str, Any]) -> bool:
+    """Whether this is the payload of a GGUF, and not a config.json."""
+    return "metadata" in config and "model_type" not in config
+
+
+def first(each: tuple[hf.Layer, ...], sliding: list[bool], wanted: bool) -> Rotary | None:
     """The first rotating layer that slides, or the first that does not."""
-    found = (e for e, slides in zip(layers, sliding, strict=True) if slides == wanted and isinstance(e, Rotary))
+    found = (e for e, slides in zip(each, sliding, strict=True) if slides == wanted and isinstance(e, Rotary))
     return next(found, None)
 
 

@@ -3,11 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ropewalk.errors import UnsupportedError
 from ropewalk.formats.layers import Layer
 from ropewalk.formats.read_rope import HARMLESS, SHARED
 
 # transformers writes it beside the rope type, and says with it what the length field outside says
 TWICE = frozenset(["max_position_embeddings"])
+
+
+class EngineStops(UnsupportedError):
+    """An engine would not start with this config; the message says on what it stops."""
 
 
 class Effective(NamedTuple):
@@ -16,6 +21,8 @@ class Effective(NamedTuple):
     layers: tuple[Layer, ...]
     ignored: tuple[str, ...] = ()  # one plain sentence for each key that has no effect
     table: int | None = None  # positions that the engine has angles for; None if it computes as many as it needs
+    accepts: int | None = None  # tokens that it serves unless told otherwise; None if it asks for no permission
+    softmax: float = 1.0  # on the softmax scale, beside 1 / sqrt(head_dim) and what rotated vectors bring along
 
 
 def ignored_keys(ropes: Mapping[str, Any], reads: Mapping[str, Iterable[str]], engine: str) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ INTERLEAVED_BY_DEFAULT = frozenset("deepseek_v3 axk1 glm4_moe_lite mistral4 yout
 NOPE_ON_FULL = frozenset("cohere2 exaone4 exaone_moe afmoe".split())
 # the configuration class takes no other rope type
 LONGROPE_ONLY = frozenset("phi3 phi4_multimodal".split())
+# the configuration class leaves `head_dim` empty, on which every rope type but the default stops (transformers 5.23)
+EMPTY_HEAD_DIM = frozenset("mixtral minimax ministral".split())
 # layer types without attention
 RECURRENT = frozenset("linear_attention conv moe mamba mamba2 recurrent".split())
 # a v4 `rope_scaling` bends full attention alone
@@ -48,7 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"max_position_embeddings": 32768},
     "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
     "gemma": {"head_dim": 256, "max_position_embeddings": 8192},
-    "gemma2": {"head_dim": 256, "max_position_embeddings": 8192},
+    "gemma2": {"head_dim": 256, "max_position_embeddings": 8192, "sliding_window_pattern": 2},
     "gemma3_text": {
         "head_dim": 256,
         "num_hidden_layers": 26,

@@ -12,7 +12,7 @@ from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
 from ropewalk.formats.compare import disagreement
-from ropewalk.formats.converted import converted
+from ropewalk.formats.converted import origin
 from ropewalk.formats.gguf_rules import (
     FREQS,
     LONG,
@@ -31,6 +31,7 @@ from ropewalk.formats.losses import Loss, frozen, loss
 from ropewalk.formats.write_rope import fold, per_pair
 from ropewalk.scalings import Linear, LongRope, Yarn
 from ropewalk.spectrum import for_length
+from ropewalk.written import short
 
 Divisors = dict[str, tuple[float, ...]]
 
@@ -49,13 +50,8 @@ def read(payload: Payload, config: Mapping[str, Any] | None = None) -> tuple[hf.
     makes of a config.json.  Channels are paired as in the model before conversion.  Raises ConfigError for a bad value,
     UnsupportedError for an architecture whose rules are not known here.
     """
-    held = hold(payload if config is None else changed(original_of(config), payload))
+    held = hold(payload if config is None else changed(origin(config)[0], payload))
     return layers(held, held.run)
-
-
-def original_of(config: Mapping[str, Any]) -> Payload:
-    """The payload itself, or what the converter makes of a config.json."""
-    return config if "metadata" in config else converted(config)
 
 
 def write(
@@ -68,10 +64,10 @@ def write(
     cannot run.
     """
     require(type(length) is int and 0 < length < 2**32, "length", "a whole number from 1 to 4294967295", length)
-    source = original_of(config)
+    source, own = origin(config)
     held = hold(source)
-    hf.check_fits(encodings, layers(held, held.run))
-    settled = [settle(e, length) for e in encodings]
+    hf.check_fits(encodings, own)
+    settled = [settle(e, length, held) for e in encodings]
     main = lead(settled, held)
     held = held._replace(log_weight=weight_of(main, held))
     wanted = express(main, held)
@@ -79,8 +75,8 @@ def write(
     lost = [found for found in costs if found]
     if wanted is None:
         nearest = rounded(main, held)
-        what = f"llama.cpp's {held.name} has no setting for the ramp of {main.scaling[-1]!r}"
-        lost.append(loss(what, repr(nearest.scaling[-1]), [main], [nearest], length))
+        what = f"llama.cpp's {held.name} has no setting for the ramp of {short(main.scaling[-1])}"
+        lost.append(loss(what, short(nearest.scaling[-1]), [main], [nearest], length))
         settled = [nearest if e == main else e for e in settled]
         wanted = express(nearest, held) or Wanted(held.run, {})
     payload = render(wanted, source, held, length, settled)
@@ -96,9 +92,9 @@ def weight_of(e: Rotary, held: Held) -> float:
     return next(iter(weights), 0.0) if held.arch.softmax else held.log_weight
 
 
-def settle(e: hf.Layer, length: int) -> hf.Layer:
-    """The encoding without rules that llama.cpp cannot let follow the length: all but LongRope alone."""
-    own = isinstance(e, Rotary) and len(e.scaling) == 1 and isinstance(e.scaling[0], LongRope)
+def settle(e: hf.Layer, length: int, held: Held) -> hf.Layer:
+    """The encoding without rules that llama.cpp cannot let follow the length: all but LongRope alone, in some code."""
+    own = held.arch.lists and isinstance(e, Rotary) and len(e.scaling) == 1 and isinstance(e.scaling[0], LongRope)
     return e if own else for_length(e, length)
 
 
@@ -155,7 +151,7 @@ def rounded(e: Rotary, held: Held) -> Rotary:
             near = replace(yarn, ramp="index", truncate=True, beta_fast=fast, beta_slow=slow)
             return replace(e, base=fold(e)[0], scaling=(near,))
         case _:
-            raise UnsupportedError(f"llama.cpp's {held.name} takes no divisors per pair, which {e!r} needs")
+            raise UnsupportedError(f"llama.cpp's {held.name} takes no divisors per pair, which {short(e)} needs")
 
 
 def render(wanted: Wanted, source: Payload, held: Held, length: int, encodings: Sequence[hf.Layer]) -> dict[str, Any]:
@@ -195,11 +191,11 @@ def base_of_sliding(encodings: Sequence[hf.Layer], held: Held, base: float) -> f
 def side_effects(e: Rotary, held: Held, length: int) -> list[Loss]:
     """What no comparison of rotations at one length shows, once the file is `held` and run for `length` tokens."""
     found: list[Loss] = []
-    short = min(length, held.run.original)
+    first = min(length, held.run.original)
     if held.short != held.long and allocated(length) > held.run.original:
-        what = f"a text of up to {short} tokens should take the short divisors"
+        what = f"a text of up to {first} tokens should take the short divisors"
         instead = "the long ones for every text, since llama.cpp goes by the context that it allocates"
-        found.append(loss(what, instead, [e], [for_length(e, held.run.original + 1)], short))
+        found.append(loss(what, instead, [e], [for_length(e, held.run.original + 1)], first))
     want, got = hf.softmax_factor(e), softmax_factor(held, held.run)
     if not math.isclose(want, got, rel_tol=1e-9):
         what = f"a factor of {want:.6g} on the softmax scale (mscale_all_dim)"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, did_you_mean, require
 from ropewalk.formats import hf
+from ropewalk.formats.effective import EngineStops
 from ropewalk.scalings import Linear, LongRope, Rescale, Yarn
 from ropewalk.scalings.yarn import mscale
 from ropewalk.spectrum import Adapts, Scaling
@@ -143,7 +144,7 @@ def divisors_of(tensors: Mapping[str, Any], name: str, run: Run, dim: int) -> tu
         require(good, f"tensor {given}", f"{dim // 2} positive numbers", values)
         # a tensor that no code asks for is an error
         if not (ARCHS[name].freqs and not listed if given == FREQS else listed):
-            raise UnsupportedError(f"llama.cpp refuses a {name} file of scaling type {run.kind} that holds {given}")
+            raise EngineStops(f"llama.cpp refuses a {name} file of scaling type {run.kind} that holds {given}")
     return tuple(tuple(named.get(given, ())) for given in (FREQS, SHORT, LONG))
 
 

@@ -9,6 +9,7 @@ from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats.checked import MOST_TOKENS
 from ropewalk.formats.families import (
     DEFAULTS,
+    EMPTY_HEAD_DIM,
     FIXED_BASE,
     LONGROPE_ONLY,
     ROTARY_ENCODERS,
@@ -125,7 +126,11 @@ def rope_fields(
                 where = f"other layers of type {kind!r}" if nested else "other layers"
                 i = layers.index((kind, e))
                 raise UnsupportedError(f"layer {i} differs from {where}; a config of {model!r} cannot say so")
-    fields = dict.fromkeys(["rope_scaling", "rope_local_base_freq", "local_rope_theta", "global_rope_theta"])
+    fields: dict[str, Any] = dict.fromkeys(
+        ["rope_scaling", "rope_local_base_freq", "local_rope_theta", "global_rope_theta"]
+    )
+    if model in EMPTY_HEAD_DIM and text.get("head_dim") is None:
+        fields["head_dim"] = head_dim(text, "full_attention")
     if nested:
         given = text.get("rope_parameters") or {}
         return {**fields, "rope_theta": None, "rope_parameters": {**(given if is_nested(given) else {}), **ropes}}

@@ -17,5 +17,10 @@ def others_of(layer: Layer) -> tuple[Any, ...]:
     return tuple(e for e in parts(layer) if not isinstance(e, Rotary))
 
 
+def with_rotary(layer: Layer, e: Rotary) -> Layer:
+    """The layer with this rotation in the place of its own."""
+    return (e, *others_of(layer)) if others_of(layer) else e
+
+
 def parts(layer: Layer) -> tuple[Any, ...]:
     return layer if isinstance(layer, tuple) else (layer,)

@@ -123,7 +123,9 @@ def rope_of(config: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
 
 
 def is_nested(rope: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Mapping) for value in rope.values())
+    """Whether this holds one dict of parameters per layer type, and not parameters."""
+    given = [isinstance(value, Mapping) for value in rope.values() if value is not None]
+    return any(given) and all(given)
 
 
 def frame_of(config: Mapping[str, Any], kind: str) -> Frame:

@@ -12,12 +12,13 @@ from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import ConfigError, UnsupportedError, did_you_mean, require
 from ropewalk.formats import gguf, hf
 from ropewalk.formats.compare import CLOSE, disagreement
-from ropewalk.formats.converted import converted
+from ropewalk.formats.converted import origin
 from ropewalk.formats.gguf import Wanted
 from ropewalk.formats.gguf_rules import Held, Run, allocated, changed, hold, layers
 from ropewalk.formats.losses import Loss, frozen
 from ropewalk.formats.write_rope import per_pair
 from ropewalk.spectrum import for_length
+from ropewalk.written import short
 
 KV = "--override-kv"
 # flags with a number, and the setting that each of them replaces
@@ -38,10 +39,12 @@ def write(
 ) -> tuple[dict[str, Any], tuple[Loss, ...]]:
     """Flags, tensors that the GGUF must hold where flags do not reach, and what is lost.
 
-    Raises UnsupportedError for what this architecture cannot express even so.
+    `config` is the payload of the GGUF that the flags are for, or a config.json, for the one that llama.cpp's converter
+    makes of it. Raises UnsupportedError for what this architecture cannot express even so.
     """
-    require(type(length) is int and length > 0, "length", "a positive whole number", length)
-    held, own = hold(converted(config)), hf.read(config)
+    require(type(length) is int and 0 < length < 2**31, "length", "a whole number from 1 to 2147483647", length)
+    source, own = origin(config)
+    held = hold(source)
     hf.check_fits(encodings, own)
     e = gguf.lead(encodings, held)
     fixed = for_length(e, length)
@@ -59,7 +62,8 @@ def write(
     moving = [frozen(x, for_length(x, length), length) for x in dict.fromkeys(encodings) if isinstance(x, Rotary)]
     losses = [lost for lost in moving if lost and not keeps]
     if tensors:
-        losses.append(Loss(f"flags cannot hold divisors per pair: the GGUF must have them as {', '.join(tensors)}"))
+        what = f"flags cannot hold divisors per pair, and do something else without {', '.join(tensors)} in the GGUF"
+        losses.append(Loss(what, "flags for a GGUF that has them"))
     return payload, (*losses, *gguf.side_effects(e, as_run(payload, config), length))
 
 
@@ -75,7 +79,7 @@ def express(e: Rotary, held: Held) -> Wanted:
     lists = held.arch.lists if held.short or not held.arch.freqs else ""
     wanted = gguf.baked(e, lists, held.arch.freqs and not lists)
     if wanted is None:
-        raise UnsupportedError(f"llama.cpp's {held.name} has no tensor for divisors per pair, which {e!r} needs")
+        raise UnsupportedError(f"llama.cpp's {held.name} has no tensor for divisors per pair, which {short(e)} needs")
     return wanted._replace(run=wanted.run._replace(kind="none"))
 
 
@@ -119,7 +123,7 @@ def file_of(payload: Mapping[str, Any], config: Mapping[str, Any]) -> Held:
     metadata = {key: kinds.get(text.partition(":")[0], str)(text.partition(":")[2]) for key, _, text in over}
     # where divisors are given, they are all that the file holds
     tensors = payload.get("tensors") or {}
-    old = converted(config)
+    old, _ = origin(config)
     gone = dict.fromkeys(old["tensors"]) if tensors else {}
     return hold(changed(old, {"metadata": metadata, "tensors": {**gone, **tensors}}))
 

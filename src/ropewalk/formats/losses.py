@@ -88,7 +88,7 @@ def loss(what: str, instead: str, wanted: Sequence[Layer], got: Sequence[Layer],
 
 
 def frozen(e: Rotary, fixed: Rotary, length: int) -> Loss | None:
-    """What it costs that a rule which follows the length is kept as it is at `length`; None if there is none.
+    """What it costs that a rule which follows the length is kept as it is at `length`; None if nothing.
 
     The figures are those of texts that end in the trained window, where the rule would bend least.
     """
@@ -98,7 +98,8 @@ def frozen(e: Rotary, fixed: Rotary, length: int) -> Loss | None:
     names = ", ".join(type(rule).__name__ for rule in moving)
     short = min(length, *(getattr(rule, "trained_length", length) for rule in moving))
     what = f"{names} follows the length of the text, and a text of {short} tokens should be bent less"
-    return loss(what, f"the rule frozen as it is at {length} tokens", [e], [fixed], short)
+    found = loss(what, f"the rule frozen as it is at {length} tokens", [e], [fixed], short)
+    return found if found[2:] != Figures() else None
 
 
 def covers(losses: Sequence[Loss], figures: Figures) -> bool:

@@ -14,8 +14,9 @@ from ropewalk.errors import UnsupportedError
 from ropewalk.formats import hf, mlx_models
 from ropewalk.formats.compare import disagreement
 from ropewalk.formats.effective import Effective, ignored_keys
-from ropewalk.formats.layers import Layer, others_of, rotary_of
+from ropewalk.formats.layers import Layer, rotary_of, with_rotary
 from ropewalk.formats.layout import inner_config, layer_types, length_field, prepared
+from ropewalk.formats.layout import rope_of as rope_of_config
 from ropewalk.formats.losses import Loss, loss
 from ropewalk.formats.overrides import two_lists, weight_for
 from ropewalk.formats.read_rope import Frame, factors, number, read_yarn
@@ -38,7 +39,7 @@ def write(
     text = prepared(config)
     reader = mlx_models.reader(text)
     settled = {e: settle(e, length, reader.types) for layer in encodings if (e := rotary_of(layer))}
-    wanted = [only(layer, settled[e][0]) if (e := rotary_of(layer)) else layer for layer in encodings]
+    wanted = [with_rotary(layer, settled[e][0]) if (e := rotary_of(layer)) else layer for layer in encodings]
     inner = {**inner_config(config), **fields(wanted, text, reader, length)}
     written = {**config, "text_config": inner} if inner_config(config) is not config else inner
     written = {k: v for k, v in written.items() if v is not None}
@@ -50,11 +51,6 @@ def write(
         what = f"MLX-LM's code of {text['model_type']} reads another rotation from config.json in {len(ropes)} layers"
         lost.append(loss(what, "periods per pair for mx.fast.rope (freqs)", wanted, got, length))
     return payload, tuple(dict.fromkeys(lost))
-
-
-def only(layer: Layer, e: Rotary) -> Layer:
-    """The layer with this rotation in the place of its own."""
-    return (e, *others_of(layer)) if others_of(layer) else e
 
 
 def differ(wanted: Layer, got: Layer, length: int) -> bool:
@@ -76,6 +72,7 @@ def fields(
     except UnsupportedError:
         rope = {"rope_type": "default", "rope_theta": lead.base}
     made[reader.base_field] = rope["rope_theta"]
+    rope = {**hf.kept(rope_of_config(text, "full_attention") or {}), **rope}
     if local := found.get("sliding_attention"):
         made |= {"rope_local_base_freq": local.base} if reader.local else {}
     if rope["rope_type"] != "default" and reader.scaled:
@@ -139,7 +136,7 @@ def read(payload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Layer, 
     layers = list(mlx_models.layers(payload.get("config", config)))
     for rope in payload.get("ropes", []):
         for i in rope["layers"]:
-            layers[i] = only(layers[i], installed(rope, layers[i]))
+            layers[i] = with_rotary(layers[i], installed(rope, layers[i]))
     return tuple(layers)
 
 

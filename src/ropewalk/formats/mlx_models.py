@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, require
+from ropewalk.formats.effective import EngineStops
 from ropewalk.formats.layers import Layer
 from ropewalk.formats.layout import each_layer, frame_of, inner_config, prepared
 from ropewalk.formats.overrides import deepseek_magnitude
@@ -59,9 +60,7 @@ class Reader(NamedTuple):
         flat = text.get(self.base_field) if self.flat else None
         value = next((v for v in (flat, inside, self.base) if v is not None), None)
         if value is None:
-            raise UnsupportedError(
-                f"MLX-LM stops on a config of {text.get('model_type')!r} without {self.base_field!r}"
-            )
+            raise EngineStops(f"MLX-LM stops on a config of {text.get('model_type')!r} without {self.base_field!r}")
         return number({self.base_field: value}, self.base_field)
 
     def unread(self, text: Mapping[str, Any]) -> list[str]:
@@ -136,7 +135,7 @@ def kind_of(rope: Mapping[str, Any]) -> str:
     kind = rope.get("type") or rope.get("rope_type", "default")
     kind = ALIASES.get(kind, "longrope" if kind == "su" else kind)
     if kind not in READS:
-        raise UnsupportedError(f"MLX-LM stops on rope_type {kind!r}")
+        raise EngineStops(f"MLX-LM stops on rope_type {kind!r}")
     return kind
 
 

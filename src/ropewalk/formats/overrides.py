@@ -7,7 +7,8 @@ from typing import Any
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
-from ropewalk.formats.effective import ignored_keys
+from ropewalk.formats.checked import checked
+from ropewalk.formats.effective import EngineStops, ignored_keys
 from ropewalk.formats.families import pairing
 from ropewalk.formats.layers import Layer, rotary_of
 from ropewalk.formats.layout import (
@@ -20,7 +21,9 @@ from ropewalk.formats.layout import (
     rope_of,
     text_part,
 )
+from ropewalk.formats.losses import Loss
 from ropewalk.formats.read_rope import Frame, number, original, read_rope, rope_type
+from ropewalk.formats.without_rotary import read_other
 from ropewalk.formats.write_rope import TYPES
 from ropewalk.scalings import LongRope, Proportional
 from ropewalk.scalings.yarn import mscale
@@ -51,8 +54,17 @@ def types_for(encodings: Sequence[Layer], config: Mapping[str, Any]) -> frozense
 
 
 def is_deepseek(text: Mapping[str, Any]) -> bool:
-    """Whether the model's heads have a rotated part of their own, which both engines leave to one class."""
-    return "qk_rope_head_dim" in text
+    """Whether the model's heads have a rotated part of their own, which both engines leave to one class.
+
+    MiniCPM3 has such heads as well, and code of its own, with the classes of all other models.
+    """
+    return "qk_rope_head_dim" in text and text.get("model_type") != "minicpm3"
+
+
+def refuse_unrotated(encodings: Sequence[Layer], engine: str) -> None:
+    """Raise UnsupportedError where rope parameters have nothing to say."""
+    if not any(map(rotary_of, encodings)):
+        raise UnsupportedError(f"no layer rotates: an override for {engine} has nothing to say about these positions")
 
 
 def override(config: Mapping[str, Any], written: Mapping[str, Any], name: str, ropes: Rope | None) -> dict[str, Any]:
@@ -69,7 +81,10 @@ def laid_over(payload: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[
     """What an override says about the language model: nothing, if it stands outside the part of a composite config."""
     if "text_config" in payload and "text_config" not in config:
         raise UnsupportedError("the override is for text_config, and this config has none: give its fields directly")
-    return payload.get("text_config", {}) if "text_config" in config else payload
+    over = payload.get("text_config", {}) if "text_config" in config else payload
+    require(isinstance(over, Mapping), "text_config of the override", "a JSON object", over)
+    # a field set to null counts as missing
+    return checked({field: value for field, value in over.items() if value is not None})
 
 
 def each_rope(ropes: Mapping[str, Any], change: Callable[[Rope], Rope]) -> Rope:
@@ -82,6 +97,8 @@ def each_rope(ropes: Mapping[str, Any], change: Callable[[Rope], Rope]) -> Rope:
 def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's config as transformers 5 holds it: every rope parameter inside `rope_parameters`."""
     text = prepared(config)
+    if read_other(text) is not None:
+        return {**text, "rope_parameters": {}}
     ropes: Rope = {}
     for kind in dict.fromkeys(layer_types(text)):
         frame, rope = frame_of(text, kind), rope_of(text, kind)
@@ -93,7 +110,12 @@ def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_layers(text: Mapping[str, Any], translate: Callable[[Rope, Frame], Rope]) -> tuple[Layer, ...]:
-    """One encoding per layer, each dict translated into the terms of transformers before it is read."""
+    """One encoding per layer, each dict translated into the terms of transformers before it is read.
+
+    What does not rotate is in the code of the model, and no dict of rope parameters changes it.
+    """
+    if (others := read_other(text)) is not None:
+        return others
 
     def one(kind: str, rope: Mapping[str, Any]) -> Rotary:
         frame = frame_of(text, kind)._replace(alpha=True)
@@ -140,10 +162,10 @@ def pick(rope: Rope, *names: str) -> Rope:
 
 
 def demand(rope: Rope, names: str, engine: str) -> None:
-    """Raise UnsupportedError where an engine would stop because a key is missing."""
+    """Raise EngineStops where an engine would stop because a key is missing."""
     for name in names.split():
         if name not in rope:
-            raise UnsupportedError(f"{engine} stops without {name!r} in rope parameters of type {rope['rope_type']!r}")
+            raise EngineStops(f"{engine} stops without {name!r} in rope parameters of type {rope['rope_type']!r}")
 
 
 def refuse_lists(text: Mapping[str, Any], rope: Rope, engine: str) -> None:
@@ -152,6 +174,16 @@ def refuse_lists(text: Mapping[str, Any], rope: Rope, engine: str) -> None:
         raise UnsupportedError(f"{engine} takes divisors per pair (longrope) only for channels paired in halves")
     if "mrope_section" in rope:
         raise UnsupportedError(f"{engine} takes no divisors per pair (longrope) in a model with M-RoPE")
+
+
+def softmax_losses(encodings: Sequence[Layer], text: Mapping[str, Any], engine: str) -> tuple[Loss, ...]:
+    """MiniCPM3's factor on the softmax, which the code of neither engine has."""
+    factors = {hf.softmax_factor(e) for e in encodings} - {1.0}
+    if text.get("model_type") != "minicpm3" or not factors:
+        return ()
+    told = ", ".join(f"{factor:.6g}" for factor in sorted(factors))
+    what = f"a factor of {told} on the softmax scale (mscale_all_dim), which {engine}'s code of minicpm3 does not apply"
+    return (Loss(what, logits=max(abs(factor - 1) for factor in factors)),)
 
 
 def two_lists(e: Layer) -> LongRope | None:
@@ -184,7 +216,9 @@ def weight(rope: Rope, name: str, default: float) -> float:
 def weight_for(magnitude: float, factor: float, target: str) -> float:
     """The `mscale` whose recommended magnitude at this factor is the given one."""
     if factor > 1:
-        return (magnitude - 1) / (0.1 * math.log(factor))
+        found = (magnitude - 1) / (0.1 * math.log(factor))
+        # the usual weight without the rounding of the way there
+        return 1.0 if math.isclose(found, 1.0, rel_tol=1e-14) else found
     if not math.isclose(magnitude, 1.0, rel_tol=1e-9):
         raise UnsupportedError(f"{target} keeps a magnitude of 1 at a factor of 1, not {magnitude:.6g}")
     return 1.0

@@ -76,6 +76,7 @@ def read_rope(rope: Mapping[str, Any], frame: Frame) -> Rotary:
 def rope_type(rope: Mapping[str, Any]) -> str:
     kind = rope.get("rope_type", rope.get("type", "default"))
     require(isinstance(kind, str), "rope_type", "a string", kind)
+    require(isinstance(rope.get("type", ""), str | None), "rope parameter type", "a string", rope.get("type"))
     kind = ALIASES.get(kind, kind)
     if kind not in KEYS:
         raise ConfigError(f"rope_type {kind!r} is not one of {', '.join(KEYS)}{did_you_mean(str(kind), KEYS)}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropewalk.errors import UnsupportedError
 from ropewalk.formats import hf
-from ropewalk.formats.effective import Effective
+from ropewalk.formats.effective import Effective, EngineStops
 from ropewalk.formats.layers import Layer
 from ropewalk.formats.layout import is_nested, length_field, prepared
 from ropewalk.formats.losses import Loss, loss
@@ -25,6 +25,8 @@ from ropewalk.formats.overrides import (
     pick,
     read_layers,
     refuse_lists,
+    refuse_unrotated,
+    softmax_losses,
     two_lists,
     types_for,
     unread,
@@ -56,6 +58,7 @@ def write(
 
     Raises UnsupportedError for what SGLang has no class for.
     """
+    refuse_unrotated(hf.read(config), "SGLang")
     written, lost = hf.write(encodings, config, length, types_for(encodings, config))
     text, ropes = prepared(written), None
     if "rope_parameters" in text:
@@ -67,6 +70,7 @@ def write(
             )
         elif ropes["rope_type"] == "longrope" and ORIGINAL in text:
             written = {**written, ORIGINAL: ropes[ORIGINAL]}
+    lost += softmax_losses(encodings, text, "SGLang")
     payload = override(config, written, "rope_scaling", ropes)
     return payload, (*lost, *losses(encodings, read(payload, config), length))
 
@@ -178,7 +182,7 @@ def translate(rope: Rope, frame: Frame, text: Mapping[str, Any]) -> Rope:
 def translate_yarn(rope: Rope, frame: Frame, deepseek: bool) -> Rope:
     """Both YaRN classes: magnitudes are multiplied by `attn_factor`, kept rates by `extrapolation_factor`."""
     if not deepseek and "mrope_section" in rope and ("mscale" in rope or "mscale_all_dim" in rope):
-        raise UnsupportedError("SGLang stops on mscale and mscale_all_dim in a model with M-RoPE")
+        raise EngineStops("SGLang stops on mscale and mscale_all_dim in a model with M-RoPE")
     both = deepseek or ("mscale" in rope and "mscale_all_dim" in rope)
     magnitude = deepseek_magnitude(rope) if both else mscale(number(rope, "factor"))
     names = ("factor", ORIGINAL, "beta_fast", "beta_slow", "mscale_all_dim", *(() if deepseek else ("truncate",)))

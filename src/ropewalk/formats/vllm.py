@@ -25,6 +25,8 @@ from ropewalk.formats.overrides import (
     pick,
     read_layers,
     refuse_lists,
+    refuse_unrotated,
+    softmax_losses,
     two_lists,
     types_for,
     unread,
@@ -57,10 +59,12 @@ def write(
 
     Raises UnsupportedError for what vLLM has no class for.
     """
+    refuse_unrotated(hf.read(config), "vLLM")
     written, lost = hf.write(encodings, config, length, types_for(encodings, config))
     text, ropes = prepared(written), None
     if "rope_parameters" in text:
         ropes = each_rope(text["rope_parameters"], lambda rope: adapt(with_axes(rope, encodings), text))
+    lost += softmax_losses(encodings, text, "vLLM")
     payload = override(config, written, "rope_parameters", ropes)
     return payload, (*lost, *losses(encodings, read(payload, config), written, length))
 

@@ -8,6 +8,7 @@ from ropewalk.formats.losses import Loss, frozen
 from ropewalk.scalings import DynamicNTK, Linear, Llama3, LongRope, Proportional, Yarn
 from ropewalk.scalings.base_change import base_of
 from ropewalk.spectrum import Adapts, Scaling, for_length
+from ropewalk.written import short
 
 TYPES = frozenset("default linear dynamic yarn longrope llama3 proportional".split())
 # stands for "never": a pair so slowed turns by less than 1e-10 radians in a text of 10 billion tokens
@@ -105,7 +106,7 @@ def write_longrope(
 def baked(e: Rotary, place: Place) -> dict[str, Any]:
     """The same divisors for short and for long texts, and the magnitude spelled out."""
     if "longrope" not in place.types:
-        raise UnsupportedError(f"{e!r} needs divisors per pair (longrope), which this reader does not take")
+        raise UnsupportedError(f"{short(e)} needs divisors per pair (longrope), which this reader does not take")
     divisors = per_pair(e)
     return write_longrope(divisors, divisors, e.spectrum().magnitude, trained_length(e) or place.original)
 

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import require
-from ropewalk.kernels import naive
+from ropewalk.kernels import PAIRINGS, naive
 
 Tables = tuple[Tensor, Tensor]  # cos and sin, Float32 or Float64 [B or 1, T, P] or [B or 1, H or 1, T, P]
 Job = tuple[Tensor, Tensor, Tensor, Tensor]  # x, out, cos, sin
 Kernel = Callable[[Sequence[Job], str, int, bool], None]
 
-PAIRINGS = ("half", "interleaved")
 PLAIN = (Tensor, torch.nn.Parameter)
 WIDE = (torch.float32, torch.float64)
 NAIVE, OP, KERNEL = "naive", "op", "kernel"

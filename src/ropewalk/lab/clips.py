@@ -24,7 +24,7 @@ from ropewalk.lab.jobs import FINISHED, Tell
 from ropewalk.lab.model import Shape
 from ropewalk.lab.train import Recipe, Task
 from ropewalk.lab.vit import Seer, share, training_row
-from ropewalk.multimodal import Text, Video, multimodal
+from ropewalk.media import Text, Video, multimodal
 from ropewalk.tokens import Tokens, contiguous
 
 ASKED = ("frame", "row", "column")

@@ -19,10 +19,10 @@ from ropewalk.attention.module import Positions
 from ropewalk.attention.sdpa import of_distance
 from ropewalk.errors import ConfigError, require
 from ropewalk.lab.presets import HEADS, HIDDEN, LAYERS, WIDTH
-from ropewalk.notation import short
 from ropewalk.sites import Biases, Embeds, OfDistance, Weights, parts
 from ropewalk.spectrum import for_length
 from ropewalk.tokens import Tokens, contiguous
+from ropewalk.written import short
 
 
 class Shape(NamedTuple):

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from ropewalk.encodings import T5, Alibi, Fire, KerpleLog, Learned, Rotary, Sinusoidal, XPos
 from ropewalk.errors import require
-from ropewalk.notation import parse, short
+from ropewalk.notation import parse
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates
+from ropewalk.written import short
 
 WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 512  # of the model that every encoding is put into
 QUICK = ("sinusoidal", "RoPE", "T5", "ALiBi", "NoPE")

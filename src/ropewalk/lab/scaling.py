@@ -26,10 +26,11 @@ from ropewalk.lab.evaluation import WINDOWS, Plan
 from ropewalk.lab.jobs import FINISHED, STEP, STOPPED, Reading, Tell, stream
 from ropewalk.lab.model import Decoder, Shape
 from ropewalk.lab.train import Recipe, Task, starts, thinned
-from ropewalk.notation import parse, short
+from ropewalk.notation import parse
 from ropewalk.remaps import Pose
 from ropewalk.scalings import NTK, Linear, Yarn
 from ropewalk.tokens import Tokens, contiguous
+from ropewalk.written import short
 
 FACTOR, LONGEST = 4, 8  # trained lengths that the model is stretched to, and that it is read at
 STAGES, QUICK_STAGES = (50, 100, 200), (50, 100)  # steps of tuning after which the model is read

@@ -31,7 +31,7 @@ from ropewalk.lab.jobs import Reading
 from ropewalk.lab.judgement import Missing
 from ropewalk.lab.scaling import FACTOR, NONE, UNTUNED, Stretching, Variant
 from ropewalk.lab.scaling_sheet import SOURCE, Found, Read, sheet
-from ropewalk.notation import short
+from ropewalk.written import short
 
 PROTOCOLS = (NONOVERLAPPING, FIXED)
 

@@ -48,7 +48,7 @@ from ropewalk.lab.jobs import FINISHED
 from ropewalk.lab.judgement import GATE, Evidence, Line, role_of, sheet
 from ropewalk.lab.presets import Entrant
 from ropewalk.lab.run import Run
-from ropewalk.notation import short
+from ropewalk.written import short
 
 SUMMARY = "summary.json"
 NOTHING = "NoPE"

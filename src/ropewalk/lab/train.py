@@ -16,7 +16,7 @@ from ropewalk.errors import require_choice, require_number
 from ropewalk.lab.checkpoint import CURVE, MODEL, STATE, Saved, moments, put, put_moments, resumed, save
 from ropewalk.lab.data import windows
 from ropewalk.lab.model import Decoder, Shape, losses
-from ropewalk.notation import short
+from ropewalk.written import short
 
 BETAS, DECAY, CLIP, FLOOR = (0.9, 0.95), 0.1, 1.0, 0.1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

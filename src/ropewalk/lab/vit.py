@@ -19,7 +19,7 @@ from ropewalk.evaluate.run import Row
 from ropewalk.lab.jobs import FINISHED, STOPPED
 from ropewalk.lab.model import Decoder, Product, Shape
 from ropewalk.lab.train import Task, Trained, thinned
-from ropewalk.multimodal import Image, Text, grid, multimodal
+from ropewalk.media import Image, Text, grid, multimodal
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, contiguous, select
 

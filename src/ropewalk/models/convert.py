@@ -1,6 +1,7 @@
 """GGUF to a folder of bfloat16 safetensors, once for each file."""
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ConfigError, RopewalkError, UnsupportedError
-from ropewalk.models.config import first_line, naming, read_positions
+from ropewalk.models.config import read_positions
+from ropewalk.models.files import first_line, naming, read_json
 from ropewalk.models.quiet import quiet
 
 
@@ -19,8 +21,7 @@ def converted(file: Path, report: Callable[[str], None]) -> Path:
     The folder appears complete or not at all. A file with another size or time of change is converted anew.
     Raises ConfigError for a damaged file, UnsupportedError for what a checkpoint could not carry.
     """
-    stat = file.stat()
-    folder = cache() / f"{file.stem}-{stat.st_size}-{stat.st_mtime_ns}"
+    folder = place(file)
     if folder.is_dir():
         return folder
     with quiet(), naming(file):
@@ -39,6 +40,19 @@ def converted(file: Path, report: Callable[[str], None]) -> Path:
     return folder
 
 
+def config_of(file: Path) -> dict[str, Any]:
+    """The config.json that a conversion of `file` has, or would have, without its weights."""
+    made = place(file) / "config.json"
+    with quiet(), naming(file):
+        return read_json(made) if made.is_file() else check(file)
+
+
+def place(file: Path) -> Path:
+    """The folder that `file` is converted to."""
+    stat = file.stat()
+    return cache() / f"{file.stem}-{stat.st_size}-{stat.st_mtime_ns}"
+
+
 def cache() -> Path:
     """Where converted models are kept: ropewalk/ in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropewalk"
@@ -53,8 +67,11 @@ def publish(made: Path, folder: Path) -> None:
             raise
 
 
-def check(file: Path) -> None:
-    """Raise unless `file` is whole and its positions are such that the conversion keeps them."""
+def check(file: Path) -> dict[str, Any]:
+    """The config.json of the checkpoint that `file` would be converted to.
+
+    Raises unless the file is whole and its positions are such that the conversion keeps them.
+    """
     from transformers import AutoConfig
 
     refuse_scaled(read_gguf(file))
@@ -63,6 +80,7 @@ def check(file: Path) -> None:
     except (ValueError, KeyError) as error:
         raise UnsupportedError(f"cannot be converted: {first_line(error)}") from None
     read_positions(config.to_dict())
+    return json.loads(config.to_json_string())
 
 
 def read_gguf(file: Path) -> Any:

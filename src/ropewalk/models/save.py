@@ -1,37 +1,49 @@
-"""A loaded checkpoint -> the same weights under another config, which stock transformers loads alone."""
+"""A checkpoint -> the same weights under another config, which stock transformers loads alone."""
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ConfigError, RopewalkError
 from ropewalk.formats import hf
-from ropewalk.models.attach import Encoding
-from ropewalk.models.config import read_json
-from ropewalk.models.load import Loaded
+from ropewalk.formats.layers import Layer
+from ropewalk.models.files import read_json
 
 KEPT = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 SIDECARS = ("config.json", "tokenizer_config.json")  # written, not copied
 
 
-def save_extended(loaded: Loaded, encodings: Sequence[Encoding], length: int, folder: str | Path) -> tuple[str, ...]:
+def save_extended(source: Path, encodings: Sequence[Layer], length: int, folder: str | Path) -> tuple[str, ...]:
     """Write a checkpoint whose config carries `encodings` up to `length` tokens; what it cannot carry comes back.
 
-    The safetensors are the same bytes, hard-linked where the file system allows it. The folder appears complete or not
-    at all; a checkpoint that stood there is replaced, anything else is left alone and refused with ConfigError.
+    `source` is the folder of the original. The result appears complete or not at all; a checkpoint that stood there is
+    replaced, anything else is left alone and refused with ConfigError.
     """
-    source, folder = loaded.folder, Path(folder)
+    folder = Path(folder)
     config, losses = hf.write(encodings, read_json(source / "config.json"), length)
     refuse_to_replace(folder, source)
+    with appearing(folder) as made:
+        write_json(config, made / "config.json")
+        bring_along(source, made, length)
+    return tuple(map(str, losses))
+
+
+@contextmanager
+def appearing(folder: Path) -> Generator[Path]:
+    """An empty folder to fill, which takes the name and the place of `folder` once that has gone well.
+
+    Until then nothing is seen under that name. Raises RopewalkError if something cannot be written.
+    """
     # a name of its own, so that the next run clears away what a killed one left
     partial = folder.with_name(f".{folder.name}-partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "new").mkdir(parents=True)
-        fill(partial / "new", source, config, length)
+        yield partial / "new"
         if folder.exists():
             folder.rename(partial / "old")
         (partial / "new").rename(folder)
@@ -39,7 +51,6 @@ def save_extended(loaded: Loaded, encodings: Sequence[Encoding], length: int, fo
         raise RopewalkError(f"{folder} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return tuple(map(str, losses))
 
 
 def refuse_to_replace(folder: Path, source: Path) -> None:
@@ -51,9 +62,11 @@ def refuse_to_replace(folder: Path, source: Path) -> None:
         raise ConfigError(f"{folder} is there already and is no checkpoint; name another folder")
 
 
-def fill(made: Path, source: Path, config: dict[str, Any], length: int) -> None:
-    """Put every file of the new checkpoint into the empty folder `made`."""
-    write_json(config, made / "config.json")
+def bring_along(source: Path, made: Path, length: int) -> None:
+    """Put the weights and the tokenizer of a checkpoint beside a new config.json, the tokenizer with another limit.
+
+    The safetensors are the same bytes, hard-linked where the file system allows it.
+    """
     for file in sorted(source.iterdir()):
         if file.suffix == ".safetensors":
             link(file.resolve(), made / file.name)
@@ -61,9 +74,9 @@ def fill(made: Path, source: Path, config: dict[str, Any], length: int) -> None:
             shutil.copyfile(file, made / file.name)
     if (source / "tokenizer_config.json").is_file():
         settings = read_json(source / "tokenizer_config.json")
-        limit = settings.get("model_max_length")
+        limit: Any = settings.get("model_max_length")
         write_json(
-            settings | ({"model_max_length": length} if limit and limit < length else {}),
+            settings | ({"model_max_length": length} if type(limit) in (int, float) and limit < length else {}),
             made / "tokenizer_config.json",
         )
 
@@ -76,5 +89,5 @@ def link(file: Path, name: Path) -> None:
         shutil.copyfile(file, name)
 
 
-def write_json(content: dict[str, Any], file: Path) -> None:
+def write_json(content: Mapping[str, Any], file: Path) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ropewalk.errors import ConfigError
-from ropewalk.models.config import first_line
+from ropewalk.models.files import first_line
 
 Piece = bytes | memoryview
 PIECE = 1 << 24  # bytes that are copied at a time

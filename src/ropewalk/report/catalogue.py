@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from ropewalk import encodings, remaps, scalings
+from ropewalk import remaps, scalings
 from ropewalk.encodings import Rotary
-from ropewalk.notation import SAMPLES, classes, sample, short
+from ropewalk.encodings import registry as encodings
+from ropewalk.notation import SAMPLES, classes, sample
 from ropewalk.probe import Properties, probe
+from ropewalk.written import short
 
 Row = dict[str, Any]
 NOPE = "No positions at all (NoPE, arXiv:2305.19466): only a causal mask tells what came first."

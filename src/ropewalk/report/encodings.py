@@ -19,13 +19,14 @@ from torch import Tensor
 from ropewalk.attention.module import initial
 from ropewalk.attention.trial import Trial, members
 from ropewalk.errors import RopewalkError, require
-from ropewalk.notation import parse, short
+from ropewalk.notation import parse
 from ropewalk.report import curves, style
 from ropewalk.report.catalogue import Row
 from ropewalk.report.explain import text_of
 from ropewalk.report.plots import unfinished, waves
 from ropewalk.report.style import RC, colour
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates, parts
+from ropewalk.written import short
 
 FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # and what would say who or when
 SIDE = 256  # tokens of a matrix

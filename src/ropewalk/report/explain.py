@@ -12,16 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ropewalk import encodings, remaps, scalings
+from ropewalk import remaps, scalings
 from ropewalk.attention.trial import held, members, reach
 from ropewalk.encodings import Rotary
+from ropewalk.encodings import registry as encodings
 from ropewalk.errors import require
-from ropewalk.notation import classes, short
+from ropewalk.notation import classes
 from ropewalk.probe import probe
 from ropewalk.report import curves
 from ropewalk.report.catalogue import Row, properties
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates, parts
 from ropewalk.spectrum import for_length
+from ropewalk.written import short
 
 REGISTRIES = {"encoding": encodings, "scaling": scalings, "remap": remaps}
 DISAGREEMENT = "Paper and code:"

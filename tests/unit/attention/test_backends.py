@@ -13,8 +13,8 @@ from ropewalk.attention import attend as dispatch
 from ropewalk.attention import reference, sdpa, strip_gradient, strips
 from ropewalk.attention.call import Call
 from ropewalk.masks import Mask, bidirectional, causal, prefix, window
-from ropewalk.notation import short
 from ropewalk.tokens import Tokens
+from ropewalk.written import short
 from tolerance import tolerance
 
 DIM = 16

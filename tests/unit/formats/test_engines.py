@@ -8,14 +8,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from stock import LENGTH, LLAMA, ROTARY, every, published, scalings, with_scaling
+from stock import CONFIGS, LENGTH, LLAMA, ROTARY, every, published, scalings, with_scaling
 
 import ropewalk as rw
 from ropewalk import Rotary
 from ropewalk.errors import RopewalkError, UnsupportedError
 from ropewalk.formats import hf, llamacpp, sglang, vllm
 from ropewalk.formats.compare import disagreement
-from ropewalk.formats.engines import ENGINES, engine_files
+from ropewalk.formats.engines import ENGINES, engine_files, written
+from ropewalk.formats.readings import READINGS, effective
 from ropewalk.scalings.yarn import mscale
 
 OUTSIDE = ("gpt-oss-20b",)  # models whose sliding layers llama.cpp's flags do not reach
@@ -164,7 +165,8 @@ def test_what_follows_the_length_is_frozen_and_told(engine: ModuleType, rule: An
 def test_types_that_the_engines_read_otherwise_are_avoided() -> None:
     for engine, name in ((vllm, "rope_parameters"), (sglang, "rope_scaling")):
         payload, notes = engine.write(every(rw.DynamicNTK(2.0, LENGTH)), LLAMA, LENGTH)
-        assert (payload[name]["rope_type"], len(notes)) == ("default", 1)
+        # up to the length that it starts from it does nothing
+        assert (payload[name]["rope_type"], notes) == ("default", ())
         slowed = every(rw.Proportional(0.5, 2.0))
         payload, notes = engine.write(slowed, LLAMA, LENGTH)
         assert (payload[name]["rope_type"], notes) == ("longrope", ())
@@ -231,6 +233,55 @@ def test_a_part_of_a_config_is_overridden_in_place() -> None:
         assert set(payload["text_config"]) == {name, "max_position_embeddings"}
 
 
+def test_minicpm3_is_served_by_the_classes_of_other_models() -> None:
+    """Its heads look like DeepSeek's; its code in both engines calls what Llama's does."""
+    config = published("minicpm3-4b")
+    own = hf.read(config)
+    for engine in (vllm, sglang):
+        assert engine.effective(config, 32768).layers == engine.read({}, config)
+        assert disagreement(own, engine.read({}, config), 32768) is None
+        for scaling in scalings(16, 32768):
+            wanted = tuple(replace(e, scaling=scaling) for e in own)
+            payload, losses = engine.write(wanted, config, LENGTH)
+            assert disagreement(wanted, engine.read(payload, config), LENGTH) is None
+            factor = hf.softmax_factor(wanted[0])
+            # of their own accord, DeepSeek's classes alone put a factor on the softmax
+            told = [loss for loss in losses if "softmax" in loss.what and "code of minicpm3" in loss.what]
+            assert [loss.logits for loss in told] == ([abs(factor - 1)] if factor != 1 else [])
+
+
+LEAST = {"hf": 40, "vllm": 33, "sglang": 33, "llamacpp": 27, "gguf": 28, "mlx": 22}
+STILL = set("bert-base bloom-560m falcon-rw-1b gpt2 mpt-7b opt-125m roberta-base t5-small".split())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_published_config_is_served_or_refused_in_one_line(engine: str) -> None:
+    served, refusals = set(), []
+    for file in sorted(CONFIGS.glob("*.json")):
+        config = published(file.stem)
+        own = hf.read(config)
+        try:
+            payload, losses = written(engine, own, config, 512)
+            json.dumps([payload, losses])
+            served.add(file.stem)
+            if engine in READINGS:
+                assert len(effective(engine, config, 512).layers) == len(own)
+        except RopewalkError as error:
+            refusals.append(str(error))
+    assert all(len(line.splitlines()) == 1 for line in refusals)
+    assert len(served) >= LEAST[engine]
+    assert engine == "hf" or not served & STILL
+
+
+def test_positions_that_do_not_rotate_are_read_but_not_overridden() -> None:
+    for name in sorted(STILL):
+        config = published(name)
+        for engine in (vllm, sglang):
+            assert engine.read({}, config) == hf.read(config)
+            with pytest.raises(UnsupportedError, match="no layer rotates: an override for"):
+                engine.write(hf.read(config), config, 512)
+
+
 # files
 
 
@@ -238,7 +289,9 @@ def test_files_for_every_engine() -> None:
     files = engine_files(every(rw.Yarn(2.0, 8192)), LLAMA, LENGTH)
     assert set(files) == {"README.md", "vllm.json", "sglang.json", "llamacpp.txt"}
     for engine in ("vllm", "sglang"):
-        assert ENGINES[engine].read(json.loads(files[f"{engine}.json"]), LLAMA)[0].spectrum().magnitude == mscale(2.0)
+        assert ENGINES[engine].module.read(json.loads(files[f"{engine}.json"]), LLAMA)[
+            0
+        ].spectrum().magnitude == mscale(2.0)
     assert files["llamacpp.txt"] == flags(rw.Yarn(2.0, 8192)) + "\n"
     assert "--max-model-len 16384" in files["README.md"]
     assert "Lost: nothing." in files["README.md"]

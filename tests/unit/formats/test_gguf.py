@@ -546,3 +546,70 @@ def test_a_file_with_other_bytes_gives_a_reading_or_a_line(tmp_path_factory: Any
     file = tmp_path_factory.getbasetemp() / "changed.gguf"
     file.write_bytes(content)
     assert "\n" not in complaint(lambda: gguf.read(gguf_file.open(file).payload()))
+
+
+# what the converter makes of a config.json
+
+
+def test_falcons_window_is_never_looked_for() -> None:
+    config = published("falcon-7b")
+    for extra in ({}, {"max_position_embeddings": 8192}):
+        metadata = converted({**config, **extra})["metadata"]
+        assert metadata["falcon.context_length"] == 2048
+    assert gguf.read({}, config) == hf.read(config)
+    small = {"model_type": "phi", "rope_theta": 1e4, "hidden_size": 64, "num_attention_heads": 4}
+    with pytest.raises(ConfigError, match="max_position_embeddings must be given for the GGUF of a phi"):
+        converted({**small, "num_hidden_layers": 2})
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"])
+def test_axes_reach_the_file(name: str) -> None:
+    config = published(name)
+    assert disagreement(hf.read(config), gguf.read({}, config), LENGTH) is None
+
+
+# flags for a file
+
+
+@pytest.mark.parametrize("tensors", [{}, {"rope_freqs.weight": [1.0, 1.5, 2.0, 4.0]}], ids=["plain", "divisors"])
+def test_flags_for_a_file_are_those_for_its_config(tensors: dict[str, Any]) -> None:
+    """With a file as the origin, its own metadata and divisors count."""
+    source = payload(tensors=tensors)
+    own = gguf.read(source)
+    found, losses = llamacpp.write(own, source, 8192)
+    assert (found["tensors"], losses) == ({}, ())
+    assert disagreement(own, llamacpp.read(found, source), 8192) is None
+    wanted = (Rotary(8, BASE, (rw.Yarn(2.0, 8192),)),) * LAYERS
+    found, losses = llamacpp.write(wanted, source, LENGTH)
+    assert disagreement(wanted, llamacpp.read(found, source), LENGTH) is None
+    # divisors in the file go on acting, so others must take their place
+    assert bool(found["tensors"]) == bool(losses) == bool(tensors)
+
+
+def test_flags_add_to_a_scaling_that_is_in_the_file() -> None:
+    rope = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 2048}
+    source = payload(**{f"rope.{key}": value for key, value in rope.items()})
+    assert "--rope-scaling none" in " ".join(llamacpp.write((OWN,) * LAYERS, source, 2048)[0]["flags"])
+
+
+def test_a_temperature_is_refused_in_one_line() -> None:
+    sharper = ((OWN, rw.Temperature(2048, 0.1, 0)),) * LAYERS
+    for write in (gguf.write, llamacpp.write):
+        with pytest.raises(UnsupportedError, match=r"layer 0 is Rotary.* in the model's code"):
+            write(sharper, payload(), LENGTH)
+        with pytest.raises(UnsupportedError, match="temperature_scale sharpens later queries"):
+            write(sharper, payload("mistral3", **{"attention.temperature_scale": 0.1}), LENGTH)
+        with pytest.raises(UnsupportedError, match="model_type 'ministral3' is not known"):
+            write(hf.read(published("ministral-3-8b")), published("ministral-3-8b"), LENGTH)
+
+
+def test_two_lists_where_no_code_chooses_between_them() -> None:
+    """Equal lists are divisors; different ones are frozen, at a price."""
+    pairs = (1.0, 2.0, 3.0, 4.0)
+    for short, lost in ((pairs, 0), ((1.0, 1.0, 1.0, 1.0), 1)):
+        wanted = (Rotary(8, BASE, (rw.LongRope(short, pairs, 2048, magnitude=1.25),)),) * LAYERS
+        found, losses = gguf.write(wanted, payload("exaone4"), LENGTH)
+        assert found["tensors"] == {"rope_freqs.weight": [1.0, 2.0, 3.0, 4.0]}
+        assert len(losses) == lost
+        with pytest.raises(UnsupportedError, match="qwen3 takes no divisors per pair"):
+            gguf.write(wanted, payload("qwen3"), LENGTH)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stock import CONFIGS, published
+from stock import CONFIGS, LLAMA, published
 
 from ropewalk.errors import ConfigError, RopewalkError
 from ropewalk.formats import hf
+from ropewalk.formats.doctor import diagnose
+from ropewalk.formats.readings import READINGS
 
 NAMES = sorted(file.stem for file in CONFIGS.glob("*.json"))
 ODD: list[Any] = [
@@ -164,3 +166,17 @@ def test_a_window_is_a_number_of_tokens(length: Any) -> None:
     config = published("llama-3.1-8b")
     with pytest.raises(ConfigError, match=r"^length must be positive"):
         hf.write(hf.read(config), config, length)
+
+
+@settings(max_examples=150)
+@given(spoilt(), st.sampled_from([None, 100, 131072]))
+def test_a_diagnosis_or_one_line(config: Any, length: int | None) -> None:
+    for engine in READINGS:
+        refusal(lambda engine=engine: diagnose(config, engine, length))
+
+
+@settings(max_examples=100)
+@given(ANYTHING)
+def test_a_diagnosis_of_any_json_at_all(config: Any) -> None:
+    refusal(lambda: diagnose(config, "vllm"))
+    refusal(lambda: diagnose(LLAMA, "vllm", override=config if isinstance(config, dict) else {}))

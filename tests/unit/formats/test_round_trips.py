@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import ropewalk as rw
 from ropewalk import Rotary
 from ropewalk.errors import UnsupportedError
-from ropewalk.formats import hf, llamacpp, megatron, mistral, mlx, onnx, sglang, vllm
+from ropewalk.formats import gguf, hf, llamacpp, megatron, mistral, mlx, onnx, sglang, vllm
 from ropewalk.formats.engines import check
 from ropewalk.formats.losses import Loss
 from ropewalk.spectrum import Adapts, for_length
@@ -33,7 +33,7 @@ FORMATS: dict[str, tuple[Write, Callable[[Any, dict[str, Any]], tuple[Any, ...]]
     "hf": (hf.write, read_hf),
     **{
         module.__name__.split(".")[-1]: (module.write, module.read)
-        for module in (vllm, sglang, llamacpp, mlx, megatron, mistral, onnx)
+        for module in (vllm, sglang, llamacpp, gguf, mlx, megatron, mistral, onnx)
     },
 }
 COMMON = {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 3, "max_position_embeddings": TRAINED}

@@ -22,7 +22,7 @@ from ropewalk.lab.evaluation import (
     view,
 )
 from ropewalk.lab.model import Decoder, Shape
-from ropewalk.notation import short
+from ropewalk.written import short
 from tolerance import tolerance
 
 PLAN = Plan(train_length=8, times=4, tokens=96)  # of 8, 16 and 32 tokens

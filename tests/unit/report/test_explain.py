@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 import ropewalk as rw
-from ropewalk import encodings, remaps, scalings
+from ropewalk import remaps, scalings
+from ropewalk.encodings import registry as encodings
 from ropewalk.notation import classes, sample
 from ropewalk.report.entry import entry, figure, grid
 from ropewalk.report.explain import comments, explain, kind_of, meaning, part

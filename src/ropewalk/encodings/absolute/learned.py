@@ -1,13 +1,15 @@
 """A learned vector per position. Gehring et al. 2017, arXiv:1705.03122; Devlin et al. 2018, arXiv:1810.04805 (BERT)."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ropewalk.errors import require_choice, require_number
 from ropewalk.sites import Weights
-from ropewalk.tokens import Tokens, rows
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from ropewalk.tokens import Tokens
 
 INJECTS = ("input", "pre_head")
 
@@ -30,10 +32,16 @@ class Learned:
         require_number(self, "first_row", at_least=0, whole=True)
         require_choice(self, "inject", INJECTS)
 
-    def init(self, draw: torch.Generator) -> dict[str, Tensor]:
+    def init(self, draw: "Generator") -> dict[str, "Tensor"]:
         """The table, Float32[first_row + length, dim], drawn from N(0, 0.02)."""
+        import torch
+
         return {"table": 0.02 * torch.randn(self.first_row + self.length, self.dim, generator=draw)}
 
-    def embed(self, w: Weights, at: Tokens) -> Tensor:
+    def embed(self, w: Weights, at: "Tokens") -> "Tensor":
         """[B, T, dim]. Raises ConfigError for a position outside the table."""
-        return torch.nn.functional.embedding(rows(at, self.length, "Learned") + self.first_row, w["table"])
+        from torch.nn.functional import embedding
+
+        from ropewalk.tokens import rows
+
+        return embedding(rows(at, self.length, "Learned") + self.first_row, w["table"])

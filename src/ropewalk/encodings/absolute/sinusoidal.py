@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.encodings.absolute.learned import INJECTS
-from ropewalk.encodings.rotary.axes import angles, coordinates
+from ropewalk.encodings.rotary.turning import angles, coordinates
 from ropewalk.errors import require, require_choice, require_even, require_number
 from ropewalk.sites import Weights
 from ropewalk.spectrum import Spectrum

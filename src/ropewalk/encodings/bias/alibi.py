@@ -5,12 +5,13 @@ other one of the power above; MPT orders those of the power above, with the same
 """
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ropewalk.errors import require_number
 from ropewalk.sites import OfDistance, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Alibi(OfDistance):
         """The slopes of a power of two of heads."""
         return tuple(2.0 ** (-self.max_exponent * k / count) for k in range(1, count + 1))
 
-    def of_distance(self, w: Weights, d: Tensor) -> Tensor:
+    def of_distance(self, w: Weights, d: "Tensor") -> "Tensor":
         """Float32[H, N]: minus the slope times the distance, rounded once."""
         far = d.double()
-        slopes = torch.tensor(self.slopes(), dtype=torch.float64, device=d.device)
-        return (-slopes[:, None] * torch.where(far < 0, -self.ahead * far, far)).float()
+        slopes = far.new_tensor(self.slopes())
+        return (-slopes[:, None] * far.where(far >= 0, -self.ahead * far)).float()

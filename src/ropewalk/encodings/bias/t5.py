@@ -1,13 +1,13 @@
 """A learned bias per bucket of distances. Raffel et al. 2019, arXiv:1910.10683 (T5)."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ropewalk.errors import require_flag, require_number
 from ropewalk.sites import OfDistance, Weights
-from ropewalk.tokens import whole
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class T5(OfDistance):
         """How many buckets one direction has."""
         return self.buckets // 2 if self.bidirectional else self.buckets
 
-    def init(self, draw: torch.Generator) -> dict[str, Tensor]:
+    def init(self, draw: "Generator") -> dict[str, "Tensor"]:
         """The table, Float32[buckets, heads]."""
+        import torch
+
         return {"t5_bias": torch.randn(self.buckets, self.heads, generator=draw) * self.width**-0.5}
 
     def begins(self) -> list[int]:
@@ -54,17 +56,21 @@ class T5(OfDistance):
             found.append(n)
         return found
 
-    def bucket(self, rel: Tensor) -> Tensor:
+    def bucket(self, rel: "Tensor") -> "Tensor":
         """Int64, shaped like rel: the row of the table for keys that stand `rel` places ahead of the query.
 
         Raises ConfigError where rel is not made of whole numbers.
         """
+        import torch
+
+        from ropewalk.tokens import whole
+
         rel = whole(rel, "T5")
         far = rel.abs() if self.bidirectional else (-rel).clamp(min=0)
         begins = torch.tensor(self.begins(), device=rel.device)
         found = torch.bucketize(far, begins, right=True)
         return found + (rel > 0) * self.side if self.bidirectional else found
 
-    def of_distance(self, w: Weights, d: Tensor) -> Tensor:
+    def of_distance(self, w: Weights, d: "Tensor") -> "Tensor":
         """[heads, N] in the table's dtype."""
         return w["t5_bias"][self.bucket(-d)].T

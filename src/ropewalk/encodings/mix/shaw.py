@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ropewalk.encodings.absolute.sinusoidal import Sinusoidal
 from ropewalk.encodings.mix.lookup import pick
-from ropewalk.encodings.rotary.axes import angles
+from ropewalk.encodings.rotary.turning import angles
 from ropewalk.errors import require_even, require_flag, require_number
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, distance, whole

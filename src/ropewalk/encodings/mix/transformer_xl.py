@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ropewalk.encodings.absolute.sinusoidal import Sinusoidal
 from ropewalk.encodings.mix.lookup import pick, rel_shift
-from ropewalk.encodings.rotary.axes import angles
+from ropewalk.encodings.rotary.turning import angles
 from ropewalk.errors import require, require_number
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, distance, line, whole

@@ -1,14 +1,9 @@
-"""Which coordinate of a token, and which rate, drives each pair of channels.  B batch, T tokens, A axes, P pairs."""
+"""Which coordinate of a token, and which rate, drives each pair of channels; plain Python, without tensors."""
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ropewalk.errors import require
-from ropewalk.rotation import Rotation
-from ropewalk.spectrum import Spectrum
-from ropewalk.tokens import Tokens
+from ropewalk.kernels import PAIRINGS as PAIRINGS
 
 LAYOUTS = ("chunked", "interleaved")
 RATES = ("shared", "own", "dealt")
@@ -46,30 +41,3 @@ def places(axes: tuple[int, ...], rates: str) -> list[tuple[int, int]]:
     # pairs by turn, then by axis: an axis that has all of its own is passed over
     order = sorted(range(len(axes)), key=lambda i: (nth[i], axes[i]))
     return [(0, order.index(i)) for i in range(len(axes))]
-
-
-def coordinates(at: Tokens, axes: tuple[int, ...]) -> Tensor:
-    """[B, T, P] or [B, T, 1]: the coordinate that drives each pair; tokens of one axis drive all pairs with it.
-
-    Raises ConfigError where the tokens have neither one axis nor as many as the encoding.
-    """
-    known, wanted = at.position.shape[-1], max(axes) + 1
-    rule = "along one axis" if wanted == 1 else f"along one axis or {wanted}"
-    require(known in (1, wanted), "Tokens.position", rule, f"{known} axes")
-    return at.position if known == 1 else at.position[..., list(axes)]
-
-
-def angles(where: Tensor, spectrum: Spectrum) -> Tensor:
-    """Float64[B, T, P]: coordinates times rates, in radians."""
-    return where.double() * torch.tensor(spectrum.inv_freq, dtype=torch.float64, device=where.device)
-
-
-def on_axes(at: Tokens, axes: int) -> Tensor:
-    """Float64[B, T, A]: every coordinate, for what is learned over all of them; one axis stands for each."""
-    return coordinates(at, tuple(range(axes))).double().expand(-1, -1, axes)
-
-
-def turned_by(angle: Tensor, learned: Tensor, pairing: str) -> Rotation:
-    """The tables of learned angles (Float64), in the dtype of what was learned, float32 at least."""
-    dtype = torch.promote_types(learned.dtype, torch.float32)
-    return Rotation(angle.cos().to(dtype), angle.sin().to(dtype), pairing)

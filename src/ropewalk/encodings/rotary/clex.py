@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ropewalk.encodings.ode import runge_kutta
-from ropewalk.encodings.rotary.axes import turned_by
 from ropewalk.encodings.rotary.rotary import Rotary
+from ropewalk.encodings.rotary.turning import turned_by
 from ropewalk.errors import ConfigError, require_choice, require_even, require_number
 from ropewalk.rotation import PAIRINGS, Rotation
 from ropewalk.sites import Weights

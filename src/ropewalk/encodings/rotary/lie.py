@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ropewalk.encodings.rotary.axes import on_axes
+from ropewalk.encodings.rotary.turning import on_axes
 from ropewalk.errors import require, require_number
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens

@@ -1,16 +1,15 @@
 """Rotary position embedding. Su et al. 2021, arXiv:2104.09864; several axes: Wang et al. 2024, arXiv:2409.12191."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ropewalk.encodings.rotary.axes import LAYOUTS, RATES, angles, axis_of_pair, check_sections, coordinates, places
+from ropewalk.encodings.rotary.axes import LAYOUTS, PAIRINGS, RATES, axis_of_pair, check_sections, places
 from ropewalk.errors import ConfigError, require, require_choice, require_even, require_number
-from ropewalk.rotation import PAIRINGS, Rotation
 from ropewalk.sites import Weights
 from ropewalk.spectrum import Adapts, Scaling, Spectrum, is_scaling
-from ropewalk.tokens import Tokens
+
+if TYPE_CHECKING:
+    from ropewalk.encodings.rotary.turning import Rotation, Tensor, Tokens
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,14 @@ class Rotary:
             tables = [rule(table) for table in tables]
         return Spectrum(tuple(tables[n].inv_freq[row] for n, row in places(axes, self.rates)), tables[0].magnitude)
 
-    def rotation(self, w: Weights, at: Tokens) -> Rotation:
+    def rotation(self, w: Weights, at: "Tokens") -> "Rotation":
         """Cosines and sines [B, T, dim / 2]: float64 angles, one narrowing to float32, magnitude included."""
-        angle, m = self.angle(at), self.spectrum().magnitude
-        return Rotation((angle.cos() * m).float(), (angle.sin() * m).float(), self.pairing, offset=self.offset)
+        from ropewalk.encodings.rotary.turning import turned
 
-    def angle(self, at: Tokens) -> Tensor:
+        return turned(self, at)
+
+    def angle(self, at: "Tokens") -> "Tensor":
         """Float64[B, T, dim / 2]: how far each pair is turned, in radians."""
-        where = coordinates(at, axis_of_pair(self))
-        angle = angles(where, self.spectrum())
-        return torch.where(where < self.unscaled, angles(where, self.unbent()), angle) if self.unscaled else angle
+        from ropewalk.encodings.rotary.turning import angle_of
+
+        return angle_of(self, at)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ropewalk.encodings.rotary.axes import on_axes, turned_by
 from ropewalk.encodings.rotary.lie import skew
+from ropewalk.encodings.rotary.turning import on_axes, turned_by
 from ropewalk.errors import require, require_even, require_number
 from ropewalk.rotation import Rotation
 from ropewalk.sites import Weights

@@ -1,55 +1,14 @@
-"""Sharper attention for later queries. Su 2021, kexue.fm/archives/8823 (log n); Meta 2025 (Llama 4), Mistral 2025.
+"""Sharper attention for later queries. Meta 2025 (Llama 4), Mistral 2025 (Ministral 3)."""
 
-Paper and code: log n is taken per query, counting its own key, as in ReRoPE's and Qwen's code; Attention-E takes it
-once, of the whole length.
-"""
-
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from ropewalk.encodings.rotary.log_n import Sharpening
 from ropewalk.errors import require_number
 from ropewalk.sites import Weights
-from ropewalk.tokens import Tokens, line
 
-
-class Sharpening(NamedTuple):
-    """Multiplies queries and leaves keys alone, so that mapped keys may be cached."""
-
-    scale: Tensor  # Float32[B, T]
-
-    def query(self, x: Tensor) -> Tensor:
-        """The scaled queries, [B, H, T, D] like x."""
-        return (x.to(torch.promote_types(x.dtype, torch.float32)) * self.scale[:, None, :, None]).to(x.dtype)
-
-    def key(self, x: Tensor) -> Tensor:
-        """x itself."""
-        return x
-
-
-@dataclass(frozen=True)
-class LogN:
-    """Multiplies the logits of a query by ln(number of keys up to it) / ln(trained length), and by 1 before that.
-
-    Attention over more keys than in training stays as concentrated as it was. Goes with any rotation.
-    """
-
-    trained_length: int
-
-    def __post_init__(self) -> None:
-        require_number(self, "trained_length", at_least=2, whole=True)
-
-    def scale(self, at: Tokens) -> Tensor:
-        """Float64[B, T]: the factor of each query."""
-        seen = line(at, "LogN").double() + 1
-        return seen.clamp(min=self.trained_length).log() / math.log(self.trained_length)
-
-    def rotation(self, w: Weights, at: Tokens) -> Sharpening:
-        """The factors, rounded once to float32."""
-        return Sharpening(self.scale(at).float())
+if TYPE_CHECKING:
+    from ropewalk.tokens import Tensor, Tokens
 
 
 @dataclass(frozen=True)
@@ -69,11 +28,13 @@ class Temperature:
         require_number(self, "strength", at_least=0)
         require_number(self, "start", at_least=0, at_most=1, whole=True)
 
-    def scale(self, at: Tokens) -> Tensor:
+    def scale(self, at: "Tokens") -> "Tensor":
         """Float64[B, T]: the factor of each query."""
+        from ropewalk.tokens import line
+
         spans = ((line(at, "Temperature").double() + self.start) / self.floor).floor()
         return 1 + self.strength * spans.clamp(min=0).log1p()
 
-    def rotation(self, w: Weights, at: Tokens) -> Sharpening:
+    def rotation(self, w: Weights, at: "Tokens") -> Sharpening:
         """The factors, rounded once to float32."""
         return Sharpening(self.scale(at).float())

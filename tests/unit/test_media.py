@@ -1,4 +1,4 @@
-"""multimodal.py: positions of text, images and videos in one row, and rows put together."""
+"""media.py: positions of text, images and videos in one row, and rows put together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ropewalk as rw
-from ropewalk.multimodal import AXES, MROPE, Segment
+from ropewalk.media import AXES, MROPE, Segment
 from ropewalk.tokens import PADDING
 from tolerance import tolerance
 
