@@ -57,15 +57,15 @@ class Found(NamedTuple):
 # perplexities of LLaMA 7B, stretched from 2,048 tokens to 4 times as many unless another is named
 SOURCE = "PI: Chen et al. 2023, arXiv:2306.15595; YaRN: Peng et al. 2023, arXiv:2309.00071; PoSE: arXiv:2309.10400"
 PUBLISHED: dict[str, dict[str, float | str]] = {
-    "window": {"r(2)": 139.0, "what": "PI, Table 1: above 1,000 from 7.20"},
+    "window": {"r(2)": "above 139", "what": "PI, Table 1: above 1,000 from 7.20"},
     "poor": {"r(1)": 43.80 / 4.74, "r(4)": 45.89 / 4.74, "what": "PoSE, Table 6; 2.24 at 4 times in PI, Table 3"},
     "falls": {
-        "half": 5.80 / 5.62,
-        "end": 550 / 5.62,
+        "r(2)/r(1)": 5.80 / 5.62,
+        "r(4)/r(1)": 550 / 5.62,
         "r(1)": 5.62 / 4.74,
         "what": "at 4 and 8 of 8 times; PoSE, Table 6",
     },
-    "flat": {"growth": 5.83 / 5.57, "r(1)": 5.57 / 4.74, "what": "at 8 of 8 times; PoSE, Table 6"},
+    "flat": {"r(4)/r(1)": 5.83 / 5.57, "r(1)": 5.57 / 4.74, "what": "at 8 of 8 times; PoSE, Table 6"},
     PI + FULL: {"untuned": 16.10 / 7.20, "r(4)": 7.12 / 7.20, "what": "200 steps; PI, Table 3"},
     PI + POSE: {"r(4)": 4.60 / 4.74, "r(1)": 4.84 / 4.74, "what": "1,000 steps for 8 times; PoSE, Table 6"},
     YARN + POSE: {"r(4)": 4.55 / 4.74, "r(1)": 4.79 / 4.74, "what": "1,000 steps for 8 times; PoSE, Table 6"},
@@ -147,12 +147,13 @@ def poor(f: Found) -> Judged:
 
 def falls(f: Found) -> Judged:
     home, half, end = (f.ratio(f.of(NTK_AWARE, UNTUNED, k)) for k in (1, FACTOR // 2, FACTOR))
-    return {"half": half / home, "end": end / home, "r(1)": home}, half <= FLAT * home and end >= FALLEN * home
+    values = {f"r({FACTOR // 2})/r(1)": half / home, f"r({FACTOR})/r(1)": end / home, "r(1)": home}
+    return values, half <= FLAT * home and end >= FALLEN * home
 
 
 def flat(f: Found) -> Judged:
     home, end = (f.ratio(f.of(YARN, UNTUNED, k)) for k in (1, FACTOR))
-    return {"growth": end / home, "r(1)": home}, end <= FLAT * home
+    return {f"r({FACTOR})/r(1)": end / home, "r(1)": home}, end <= FLAT * home
 
 
 def served(method: str, tuning: str) -> Callable[[Found], Judged]:

@@ -27,7 +27,7 @@ from ropewalk.lab.train import Recipe, Task
 
 KIND = "strings"
 # at 3e-3 models of this size did not learn to recall in as many steps
-STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 1600, 800, 60, 64, 1e-3
+STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 2000, 1000, 60, 64, 1e-3
 HIDDEN, DEPTH = 256, 2  # of the model: less than of the one that reads text, for there is less to learn
 STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
 LETTERS, DIGITS, NAMES = "abcdefgh", "01234567", "ABCDEFGH"
@@ -65,7 +65,7 @@ CHANCE = {"copying": 1 / len(LETTERS), "recall": 1 / len(DIGITS), "passkey": 1 /
 class Plan(NamedTuple):
     """What is trained on and tested."""
 
-    length: int = 20  # tokens of the longest string in training
+    length: int = 16  # tokens of the longest string in training
     multiples: tuple[int, ...] = (1, 2, 4, 8)
     n: int = 200  # problems of a cell of the test
 

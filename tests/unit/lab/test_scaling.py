@@ -82,6 +82,7 @@ def test_every_job_has_one_row_and_then_there_is_none(made: Made, tmp_path: Path
     done = [job.name for job in carry_out(it, ledger)]
     # four lengths in the end; two of them after each stage before
     assert len(done) == len(set(done)) == 3 + 4 * 4 + 3 * (4 + 2)
+    assert not any("reason" in row for row in ledger.of("reading"))
     assert it.outstanding(ledger) == ([], [])
     assert it.outstanding(Ledger(tmp_path / "out", {})) == ([], [])
     # a model that was lost is made again only where it is still to be read
