@@ -94,6 +94,8 @@ def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's config as transformers 5 holds it: every rope parameter inside `rope_parameters`."""
     text = prepared(config)
     ropes: Rope = {}
+    if read_other(text) is not None:
+        return {**text, "rope_parameters": ropes}
     for kind in dict.fromkeys(layer_types(text)):
         frame, rope = frame_of(text, kind), rope_of(text, kind)
         partial = {} if frame.partial == 1 else {"partial_rotary_factor": frame.partial}
