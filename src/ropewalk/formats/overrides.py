@@ -100,8 +100,6 @@ def in_memory(config: Mapping[str, Any]) -> dict[str, Any]:
     if read_other(text) is not None:
         return {**text, "rope_parameters": {}}
     ropes: Rope = {}
-    if read_other(text) is not None:
-        return {**text, "rope_parameters": ropes}
     for kind in dict.fromkeys(layer_types(text)):
         frame, rope = frame_of(text, kind), rope_of(text, kind)
         partial = {} if frame.partial == 1 else {"partial_rotary_factor": frame.partial}
