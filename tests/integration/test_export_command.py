@@ -299,6 +299,8 @@ def test_bad_requests_in_one_line(ropewalk: Command, built: Path, small: Path, t
         ((built, "--engine", "hf", "--out", tmp_path / "no" / "out"), "is in no folder that exists"),
         ((built, "--engine", "hf", "--out", small / "out"), "is in no folder that exists"),
         ((tmp_path / "nowhere", "--engine", "hf"), "no such file or folder"),
+        (("n" * 5000, "--engine", "hf"), "no model can have this name: File name too long"),
+        ((built, "--engine", "hf", "--out", "n" * 5000), "--out cannot be written: File name too long"),
         ((tmp_path, "--engine", "hf"), f"{tmp_path} holds no config.json"),
     ):
         assert says in complaint(ropewalk("export", *words))

@@ -40,7 +40,7 @@ ENGINES = {
 # where only a config.json was written, for a model that is elsewhere
 BARE = {
     "hf": "AutoModelForCausalLM.from_pretrained({model!r}, config=AutoConfig.from_pretrained({file!r}))",
-    "mlx": "cp {file} {model}/config.json && mlx_lm.server --model {model}",
+    "mlx": "mlx_lm.server --model {model}  # once {file} has taken the place of its config.json",
 }
 SERVERS = ("vllm", "sglang", "llamacpp")  # which are told something beside the model
 

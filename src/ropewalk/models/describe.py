@@ -29,6 +29,10 @@ def describe(name: str | Path, report: Callable[[str], None] = lambda line: None
     Raises RopewalkError, in one line that names the file, for anything missing or damaged. No weights are read.
     """
     path = demo_file() if str(name) == "demo" else Path(name).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        raise ConfigError(f"no model can have this name: {error.strerror}") from None
     if path.is_dir():
         return Described(str(name), read_json(path / "config.json"), None, path / "config.json", noted(path))
     if path.is_file() and path.suffix == ".gguf":

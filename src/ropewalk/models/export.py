@@ -120,9 +120,13 @@ def write(export: Export, out: Path) -> tuple[Path, ...]:
 
 def check_place(out: Path) -> None:
     """Raise ConfigError unless `out` is a new name in a folder that exists."""
-    if out.exists() or out.is_symlink():
+    try:
+        there, inside = out.exists() or out.is_symlink(), out.parent.is_dir()
+    except OSError as error:
+        raise ConfigError(f"--out cannot be written: {error.strerror}") from None
+    if there:
         raise ConfigError(f"--out {out} is there already; name another one")
-    if not out.parent.is_dir():
+    if not inside:
         raise ConfigError(f"--out {out} is in no folder that exists")
 
 

@@ -85,7 +85,7 @@ def test_a_rotary_and_a_list() -> None:
 
 
 def test_values_of_other_kinds() -> None:
-    for value in (rw.Alibi(8), rw.Streaming(), rw.Yarn, 3, "Yarn", None):
+    for value in (rw.Alibi(8), rw.Streaming(), 3, "Yarn", None):
         with pytest.raises(ConfigError, match="an encoding must be a scaling, a Rotary or a list of one per layer"):
             placed(value, LLAMA, hf.read(LLAMA))
     bert = published("bert-base")
