@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ LIMIT = 1800  # seconds that a shared machine may take for what takes one
 
 def words(book: Path, out: Path, **changes: Any) -> list[str]:
     given = {"text": book, "train-length": 16, "times": 4, "steps": STEPS, "held-out": 1024, "encodings": ENCODINGS}
-    given |= {"out": out} | {name.replace("_", "-"): value for name, value in changes.items()}
+    given |= {"tasks": "text", "out": out} | {name.replace("_", "-"): value for name, value in changes.items()}
     return ["lab", *(str(word) for name, value in given.items() for word in (f"--{name}", value))]
 
 
@@ -60,6 +61,9 @@ def test_a_run_leaves_everything_it_promised(finished: tuple[Path, int, str, str
     assert summary["lengths"] == [16, 32, 64]
     assert not list(out.rglob("*.part"))
     assert "100 %" in told
+    assert json.loads((out / "request.json").read_text()) == summary["request"]
+    assert "What does not hold, and what is not known" in (out / "report.html").read_text()
+    assert {"perplexity.png", "speed.png"} <= {file.name for file in (out / "figures").iterdir()}
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in rows].count("training") == 4
     for row in rows:
@@ -182,6 +186,63 @@ def test_a_finished_run_reads_its_rows_and_trains_nothing(
     assert model(torch.zeros(1, 64, dtype=torch.int64)).isfinite().all()
 
 
+def test_a_folder_is_gone_on_with_by_its_name_alone(
+    finished: tuple[Path, int, str, str], tmp_path: Path, ropewalk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = finished[0], tmp_path / "moved"
+    shutil.copytree(out, other)
+    monkeypatch.setattr("ropewalk.lab.workers.Workers.start", None)
+    ended = ropewalk("lab", "--resume", other, "--json")
+    summary = json.loads((out / "summary.json").read_text())
+    summary["request"]["out"] = str(other)
+    assert (ended.code, json.loads(ended.out)) == (1, summary)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--steps", 3), "--resume must be without what the run has settled, got '--steps'"),
+        ((), "--resume must be the folder of a lab run, with a request.json in it, got "),
+    ],
+)
+def test_a_folder_without_a_run_is_one_line(
+    arguments: tuple[Any, ...], says: str, tmp_path: Path, ropewalk: Command
+) -> None:
+    ended = ropewalk("lab", "--resume", tmp_path, *arguments)
+    assert ended.code == 2
+    assert says in ended.err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_side_tasks_and_scaling_stand_beside_the_text(
+    book: Path, tmp_path: Path, ropewalk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("strings", "numbers"):
+        monkeypatch.setattr(f"ropewalk.lab.{module}.QUICK_STEPS", 2)
+    monkeypatch.setattr("ropewalk.lab.scaling.QUICK_STAGES", (1, 2))
+    given = words(book, tmp_path / "lab", steps=4, encodings="[(), Rotary(32)]", tasks="text,strings,numbers,scaling")
+    ended = ropewalk(*given, "--quick", "--json")
+    assert ended.code == 1, ended.err
+    summary = json.loads(ended.out)
+    strings, numbers, scaling = (summary[name] for name in ("strings", "numbers", "scaling"))
+    assert {t: [e["name"] for e in some] for t, some in strings["tasks"].items()} == {
+        task: ["NoPE", "RoPE"] for task in ("copying", "recall", "passkey")
+    }
+    assert {form: len(some) for form, some in numbers["formats"].items()} == {"reversed": 2, "all reversed": 2}
+    assert (scaling["name"], scaling["lengths"], scaling["stages"]) == ("RoPE", [16, 32, 64, 128], [1, 2])
+    assert all(v["stages"] for v in scaling["variants"])
+    page = (tmp_path / "lab" / "report.html").read_text()
+    titles = (
+        "Retrieval beside perplexity",
+        "Numbers past the trained range",
+        "Stretching a trained RoPE model 4 times",
+    )
+    assert all(title in page and title in ended.err for title in titles)
+    # everything has its row, so that nothing is left to be done
+    monkeypatch.setattr("ropewalk.lab.workers.Workers.start", None)
+    assert json.loads(ropewalk(*given, "--quick", "--json").out) == summary
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -211,6 +272,12 @@ def test_a_folder_of_other_settings_is_one_line(
             {"train_length": 1024, "held_out": 4096, "encodings": "()"},
             "text must have at least 65,536 tokens to train on",
         ),
+        (
+            {"tasks": "text,maths"},
+            "--tasks must be of text, strings, numbers, pictures, clips, scaling, or all, got 'maths'",
+        ),
+        ({"tasks": "scaling"}, "--tasks must be with text where there is scaling, which needs it, got 'scaling'"),
+        ({"tasks": "text,scaling"}, "--encodings must be with plain RoPE among them, which scaling stretches, got"),
         ({"text": "/nowhere"}, "--text must be a file or folder that exists, got '/nowhere'"),
     ],
 )

@@ -8,6 +8,7 @@ import typer
 from ropewalk.cli.bench import bench_command
 from ropewalk.cli.convert import convert_command
 from ropewalk.cli.doctor import doctor_command
+from ropewalk.cli.evaluate import evaluate_command
 from ropewalk.cli.export import export_command
 from ropewalk.cli.extend import extend_command
 from ropewalk.cli.lab import lab_command
@@ -33,6 +34,7 @@ def ropewalk() -> None:
 app.command("bench")(bench_command)
 app.command("convert")(convert_command)
 app.command("doctor")(doctor_command)
+app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("extend")(extend_command)
 app.command("lab")(lab_command)

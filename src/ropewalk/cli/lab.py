@@ -1,6 +1,8 @@
 """`ropewalk lab`: small models trained short and tested long, one per encoding, under protocols that are named."""
 
 import json
+from collections.abc import Collection
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,9 @@ from rich.console import Console
 
 from ropewalk.cli.bar import Bar
 from ropewalk.cli.list import table
+from ropewalk.errors import require
+
+GIVEN = "COMMANDLINE"
 
 EXAMPLES = """
 Examples, each a line:
@@ -17,27 +22,40 @@ Examples, each a line:
 
   ropewalk lab --quick --out out/quick
 
-  ropewalk lab --seeds 3 --text ./books --bpe 1024
+  ropewalk lab --tasks all --seeds 3
+
+  ropewalk lab --text ./books --bpe 1024 --train-length 256
 
   ropewalk lab --encodings "[Alibi(4), (Rotary(32), T5(4)), [Rotary(32), Rotary(32), Rotary(32), ()]]"
 
-The model has 4 layers of width 128 and 4 heads of 32 channels; a list inside the list has one encoding per layer. A run
-that was interrupted goes on where it stopped when the same command is given again, to the same weights bit for bit, and
-seeds or encodings may be added to a folder later.
+  ropewalk lab --resume out/lab
+
+Tasks: text (perplexity up to 16 times the trained length, speed and memory), strings (copying, recall and passkeys on
+longer strings), numbers (sums of longer numbers), pictures (digits at 2 and 3 times the resolution), clips (more frames
+and places), scaling (the RoPE model of text stretched by PI, NTK and YaRN, untuned and tuned).
+
+The model of text has 4 layers of width 128 and 4 heads of 32 channels; a list inside the list has one encoding per
+layer. A run that was interrupted goes on where it stopped when the same command is given again, or with --resume, to
+the same weights bit for bit; tasks, seeds and encodings may be added to a folder later.
+
+With --cluster all models are trained as tasks on Ray, on as many machines as it has; they must share the folder of the
+run. "auto" is a cluster that runs here, "local" one that is started for the run.
 
 Exit code 1: no line of the judgement sheet has a verdict, for too little was learned. Exit code 2: bad input.
 """
 
 
 def lab_command(
-    out: Annotated[str, typer.Option(help="Folder for rows, checkpoints and the summary.")] = "out/lab",
+    context: typer.Context,
+    out: Annotated[str, typer.Option(help="Folder for rows, checkpoints and the report.")] = "out/lab",
+    tasks: Annotated[str | None, typer.Option(help="A list, or all; text,strings if not given, text if quick.")] = None,
     encodings: Annotated[str | None, typer.Option(help="A list as in a configuration; nine if not given.")] = None,
     text: Annotated[str | None, typer.Option(help="Your own text: a file or a folder; else Python's sources.")] = None,
     bpe: Annotated[int | None, typer.Option(help="Learn so many pieces; if not given, tokens are bytes.")] = None,
     train_length: Annotated[int, typer.Option(help="Tokens of a text in training.")] = 128,
     times: Annotated[int, typer.Option(help="Test up to so many trained lengths: a power of two.")] = 16,
-    steps: Annotated[int | None, typer.Option(help="Of training; 1,220 if not given, 390 if quick.")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each encoding, for intervals.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Of training on text; 1,220 if not given, 390 if quick.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of every model; 1 if not given, 3 for small ones.")] = None,
     held_out: Annotated[int | None, typer.Option(help="Tokens to predict; 65,536 if not given.")] = None,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-3,
     dtype: Annotated[
@@ -47,24 +65,43 @@ def lab_command(
         bool, typer.Option("--quick", help="Five encodings, a third of the steps, half the text.")
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes of one thread; one per core if not given.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Ray: ray://HOST:PORT, auto, or local; see below.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
+    resume: Annotated[str | None, typer.Option(help="Go on with the run in this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Train a small model with each encoding on short texts, test it on longer ones, and judge what comes out."""
-    from ropewalk.lab.request import LabRequest
+    from ropewalk.lab.request import LabRequest, stored
     from ropewalk.lab.run import lab
     from ropewalk.lab.summary import summarise, write
+    from ropewalk.report.lab_page import write_lab_report
 
-    data = encodings, text, bpe, train_length, times, steps, seeds, held_out
-    given = LabRequest(out, *data, rate, dtype, quick, workers, checkpoint_every)
+    here: dict[str, Any] = {"workers": workers, "cluster": cluster}
+    if resume is not None:
+        check_alone(context, ("resume", "as_json", *here))
+        given = replace(stored(Path(resume)), **{name: value for name, value in here.items() if value is not None})
+    else:
+        names = {field.name for field in fields(LabRequest)}
+        given = LabRequest(**{name: value for name, value in context.params.items() if name in names})
     with Bar() as bar:
         run = lab(given, Told(bar))
         summary = summarise(run)
         write(run, summary)
-    show(bar.console, summary, run.folder)
+        report = write_lab_report(summary, run.folder)[0]
+    show(bar.console, summary)
+    bar.say(f"report: {report}   all rows: {run.folder}/rows.jsonl")
     if as_json:
         print(json.dumps(summary))
-    raise typer.Exit(0 if summary["verdict"]["passed"] or summary["verdict"]["failed"] else 1)
+    told = summary["verdict"]["passed"] or summary["verdict"]["failed"] or not summary["sheet"]
+    raise typer.Exit(0 if told else 1)
+
+
+def check_alone(context: typer.Context, allowed: Collection[str]) -> None:
+    """Raise ConfigError for options that a run which is gone on with has settled."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    others = [n for n, source in sources.items() if n not in allowed and source and source.name == GIVEN]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+    require(not others, "--resume", "without what the run has settled", options)
 
 
 class Told:
@@ -80,8 +117,20 @@ class Told:
         self.bar.tell(share, what)
 
 
-def show(console: Console, summary: dict[str, Any], folder: Path) -> None:
-    """Perplexity by length under every protocol, and the sheet."""
+def show(console: Console, summary: dict[str, Any]) -> None:
+    """Perplexity by length under every protocol, the sheet, and what side tasks have found."""
+    from ropewalk.report.lab_parts import parts
+
+    if summary["encodings"]:
+        show_text(console, summary)
+    for part in parts(summary):
+        console.print(f"\n{part.title}", style="bold", markup=False, highlight=False)
+        for words in part.lessons.values():
+            console.print(words, markup=False, highlight=False)
+
+
+def show_text(console: Console, summary: dict[str, Any]) -> None:
+    """What the models of text have read, and the sheet."""
     heads = ["perplexity", *(f"{n:,}" for n in summary["lengths"])]
     for protocol, words in summary["protocols"].items():
         cells = [
@@ -94,7 +143,6 @@ def show(console: Console, summary: dict[str, Any], folder: Path) -> None:
     lines = [[x["name"], words[x["passed"]], x["reason"] or x["condition"]] for x in summary["sheet"]]
     console.print(table(["published finding", "here", "when"], lines))
     console.print(f"{summary['verdict']['text']}", style="bold", markup=False, highlight=False)
-    console.print(f"summary: {folder}/summary.json   all rows: {folder}/rows.jsonl", markup=False, soft_wrap=True)
 
 
 lab_command.__doc__ = f"{lab_command.__doc__}\n{EXAMPLES}"

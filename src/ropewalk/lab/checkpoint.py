@@ -1,7 +1,9 @@
 """What a training needs to go on where it stopped, in one safetensors file that is there whole or not at all."""
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,13 @@ class Saved(NamedTuple):
     tensors: dict[str, Tensor]  # model.NAME, optimiser.NUMBER.NAME, curve Float32[step], rng
     step: int
     settings: dict[str, Any]  # all that it depends on
+
+
+def kept_at(folder: Path, name: str, encoding: Any, seed: int) -> Path:
+    """Where a model is kept: what it is called, with a digest of how its encoding is written."""
+    word = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60]
+    digest = hashlib.sha256(repr(encoding).encode()).hexdigest()[:6]
+    return folder / "checkpoints" / f"{word}-{digest}-seed{seed}.safetensors"
 
 
 def save(file: Path, saved: Saved) -> None:

@@ -11,19 +11,19 @@ Letters: B clips, F frames, S rows and columns.
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ropewalk.encodings import Rotary
 from ropewalk.evaluate.run import Row
-from ropewalk.lab.answers import IGNORED, Batch, train
-from ropewalk.lab.jobs import FINISHED, Tell
-from ropewalk.lab.model import Shape
-from ropewalk.lab.train import Recipe, Task
-from ropewalk.lab.vit import Seer, share, training_row
+from ropewalk.lab.checkpoint import kept_at
+from ropewalk.lab.estimates import rate
+from ropewalk.lab.jobs import FINISHED, Tell, Wanted, trained
+from ropewalk.lab.model import Decoder, Shape
+from ropewalk.lab.train import IGNORED, Batch, Recipe, Task, train
 from ropewalk.media import Text, Video, multimodal
 from ropewalk.tokens import Tokens, contiguous
 
@@ -68,21 +68,21 @@ def clips(count: int, frames: int, side: int, draw: torch.Generator) -> Batch:
         targets = targets.scatter(1, at[:, mine], known[kind].gather(1, where[:, mine]))
     legend = cells[:, :LEGEND]
     asked = torch.cat((torch.full_like(legend, IGNORED), targets.unflatten(1, (frames, side, side))), dim=1)
-    return torch.cat((legend, inside.unflatten(1, (frames, side, side))), dim=1), asked
+    return Batch(torch.cat((legend, inside.unflatten(1, (frames, side, side))), dim=1), asked)
 
 
-class ClipReader(Seer):
+class ClipReader(Decoder):
     """The decoder, reading a clip between two tokens of text, all of which see each other.
 
     Tokens of encodings with one axis stand in a row, frame by frame; those of others where M-RoPE puts them.
     """
 
-    def forward(self, ids: Tensor, last: int = 0) -> Tensor:
+    def forward(self, ids: Tensor, last: int = 0, at: Tokens | None = None) -> Tensor:
         """Float32[B, cells, V] of clips Int64[B, 2 + F, S, S]: the logits at every cell, in their order."""
-        at = placed(self.encoding, tuple(ids.shape[1:]))
         cells, text = ids.flatten(1), ids.new_tensor((BEGIN, END)).expand(len(ids), -1)
-        x = self.words(torch.cat((text[:, :1], cells, text[:, 1:]), dim=1))
-        return self.see(x, self.settled(x.shape[1]), at)[:, 1:-1] @ self.embedding.T
+        x = F.embedding(torch.cat((text[:, :1], cells, text[:, 1:]), dim=1), self.embedding)
+        x = self.through(x, self.settled(x.shape[1]), placed(self.encoding, tuple(ids.shape[1:])))
+        return x[:, 1:-1] @ self.embedding.T
 
 
 def placed(encoding: object, shape: tuple[int, ...]) -> Tokens:
@@ -118,10 +118,8 @@ class Clip(NamedTuple):
             return clips(recipe.batch, *TRAINED, draw)
 
         done = train(self.task, model, batch, lambda _: tell(each))
-        row = training_row(KIND, self.name, self.entrant, self.task, done)
-        if row["outcome"] == FINISHED:
-            model.multiply_in(torch.float32)
-            row["tests"] = list(tests(model, tell))
+        row: Row = {"kind": KIND, "name": self.name, "entrant": self.entrant} | trained(self.task, done)
+        row["tests"] = list(tests(model, tell)) if row["outcome"] == FINISHED else []
         return row | {"seconds": time.perf_counter() - start}
 
 
@@ -129,25 +127,27 @@ def candidates() -> dict[str, Rotary]:
     """Those that are compared, by name.
 
     M-RoPE has a base for a clip of a few places: from 10000, its slowest axis has no rate that tells neighbours apart.
+    One number per token is tried with either base.
     """
     dim = SHAPE.width // SHAPE.heads
     sections = (dim // 2 - 2 * (3 * dim // 16), 3 * dim // 16, 3 * dim // 16)
     return {
         "RoPE, flattened": Rotary(dim),
+        "RoPE, flattened, base 10": Rotary(dim, base=10.0),
         "M-RoPE": Rotary(dim, base=10.0, sections=sections),
         "M-RoPE, interleaved": Rotary(dim, base=10.0, sections=sections, layout="interleaved"),
     }
 
 
-def jobs(folder: Path, seeds: int = 3, quick: bool = False, dtype: str = "float32") -> list[Clip]:
-    """All trainings, with checkpoints in `folder`; quick ones are of half the steps."""
-    recipe = Recipe(200 if quick else 400, 32, cells(*TRAINED), 3e-3, 60, dtype)
+def jobs(wanted: Wanted) -> list[Clip]:
+    """All trainings; quick ones are of half the steps."""
+    recipe = Recipe(200 if wanted.quick else 400, 32, cells(*TRAINED), 3e-3, 60, wanted.dtype)
     made = list[Clip]()
-    for seed in range(seeds):
-        for number, (name, encoding) in enumerate(candidates().items()):
-            file = folder / f"clips-{number}-seed{seed}.safetensors"
+    for seed in range(wanted.seeds):
+        for name, encoding in candidates().items():
+            file = kept_at(wanted.folder, f"{KIND} {name}", encoding, seed)
             task = Task(encoding, seed, SHAPE, recipe, f"clips of {TRAINED[0]} frames, {TRAINED[1]} rows", file)
-            made.append(Clip(f"{name} seed {seed}", name, task))
+            made.append(Clip(f"{KIND} {name} seed {seed}", name, task))
     return made
 
 
@@ -162,7 +162,7 @@ def tests(model: ClipReader, tell: Tell) -> Iterator[Row]:
     for number, (frames, side) in enumerate(SIZES):
         draw, right = torch.Generator().manual_seed(HELD_OUT + number), [0] * len(ASKED)
         for _ in range(TESTED // CALL):
-            shown, wanted = clips(CALL, frames, side, draw)
+            shown, wanted, _ = clips(CALL, frames, side, draw)
             found = model(shown).argmax(-1).view(wanted.shape) == wanted
             for kind in range(len(ASKED)):
                 right[kind] += int(found[shown == MARK + kind].sum())
@@ -178,7 +178,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     asked      ["frame", "row", "column"]
     encodings  a list, in the order of rows, of
         name, encoding
-        accuracy {asked: one entry per size of clips: {frames, side, chance, share, low, high, n, seeds} (vit.share), or
+        accuracy {asked: one entry per size of clips: {frames, side, chance, rate, low, high, n, seeds, each}, or
                   {frames, side, chance, reason} where training stopped}; `chance` is one over the labels to choose from
     """
     told = list[dict[str, Any]]()
@@ -197,6 +197,6 @@ def point(group: Sequence[Row], size: tuple[int, int], asked: str) -> dict[str, 
     wanted = (*size, asked)
     found = [test for row in group for test in row["tests"] if (test["frames"], test["side"], test["asked"]) == wanted]
     if found:
-        return entry | share(found)
+        return entry | rate([test["right"] / test["n"] for test in found], TESTED * MARKS)
     reasons = (f"training stopped: {row['reason']}" for row in group if row["reason"])
     return entry | {"reason": next(reasons, "not tested")}

@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ropewalk.attention import reference
 from ropewalk.attention.module import Positions
 from ropewalk.encodings import Learned
 from ropewalk.errors import require_number
-from ropewalk.lab.model import Decoder, Shape
-from ropewalk.sites import Weights
+from ropewalk.lab.model import Decoder, Settled, Shape
 from ropewalk.tokens import Tokens, contiguous
 
 ZERO, NINE = b"09"
@@ -46,21 +43,15 @@ class DigitDecoder(Decoder):
         torch.nn.init.normal_(own.weights["table"], generator=torch.Generator().manual_seed(seed))
         self.positions.append(own)
 
-    def settled(self, length: int) -> list[tuple[Any, Weights]]:
+    def settled(self, length: int) -> list[Settled]:
         """As of every decoder: the table of digits is no encoding of places in a text."""
         return super().settled(length)[:-1]
 
-    def forward(self, ids: Tensor, last: int = 0) -> Tensor:
-        """As of every decoder. Raises ConfigError for a number of more digits than there are places too."""
-        at, settled = contiguous(ids.shape[1]), self.settled(ids.shape[1])
+    def embedded(self, ids: Tensor) -> Tensor:
+        """With the places of digits. Raises ConfigError for a number of more digits than there are places."""
         own = self.positions[-1]
         assert isinstance(own, Positions)
-        x = own.embed(F.embedding(ids, self.embedding) * self.shape.width**0.5, self.where(ids))
-        x = reference.embed(x, *settled[0], at)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, *settled[min(i, len(settled) - 1)], at)
-        x = reference.embed(self.norm(x), *settled[-1], at, "pre_head")
-        return x[:, -last:] @ self.embedding.T
+        return own.embed(super().embedded(ids), self.where(ids))
 
     def where(self, ids: Tensor) -> Tokens:
         """The places of digits in their numbers, which in training begin anywhere up to `spread`."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ropewalk.evaluate.metrics.accuracy import Z95
+from ropewalk.evaluate.metrics.accuracy import Z95, wilson
 from ropewalk.evaluate.metrics.perplexity import Losses
 from ropewalk.lab.evaluation import Plan, pooled
 
@@ -40,6 +40,20 @@ def estimate(by_seed: Sequence[Losses], plan: Plan, protocol: str) -> Estimate:
         half = math.hypot(Z95 * se, student(seeds - 1) * between if between is not None else 0.0)
     low, high = (None, None) if half is None else (whole.loss - half, whole.loss + half)
     return Estimate(whole.loss, se, between, low, high, whole.tokens, seeds)
+
+
+def rate(shares: Sequence[float], n: int) -> dict[str, Any]:
+    """{rate, low, high, n, seeds, each}: the mean of what was right of `n` problems, one share per seed, as 95 %.
+
+    The interval is the wider of two: of the n problems, which all seeds are asked (Wilson; for shares of tokens it is
+    wider than need be, as tokens of one answer may hang together), and of the seeds (Student).
+    """
+    seeds, mean = len(shares), sum(shares) / len(shares)
+    low, high = wilson(round(mean * n), n)[2:]
+    if seeds > 1:
+        spread = math.sqrt(sum((x - mean) ** 2 for x in shares) / (seeds - 1) / seeds) * student(seeds - 1)
+        low, high = min(low, max(mean - spread, 0.0)), max(high, min(mean + spread, 1.0))
+    return {"rate": mean, "low": low, "high": high, "n": n, "seeds": seeds, "each": list(shares)}
 
 
 def student(freedom: int) -> float:

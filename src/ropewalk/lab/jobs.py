@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -11,14 +11,45 @@ from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Row
 from ropewalk.lab.checkpoint import load_decoder
 from ropewalk.lab.evaluation import Plan, read
-from ropewalk.lab.speed import Pace, Timed, time_all
-from ropewalk.lab.train import Task, thinned, train
+from ropewalk.lab.model import Decoder
+from ropewalk.lab.presets import Entrant
+from ropewalk.lab.speed import Pace, time_all
+from ropewalk.lab.train import Task, Trained, texts, thinned, train
 
 DATA = "data.safetensors"
+TRAINING, READING, SPEED = "training", "reading", "speed"  # kinds of rows
 FINISHED, STOPPED = "finished", "stopped"  # how a training ends
 Tell = Callable[[float], None]  # hears of work that is done, in the unit of `cost`
 READ, SLOW = 25e-6, 16e-9  # seconds for a token of a reading, and more for each token of its text
 STEP = {"float32": 100e-6, "bfloat16": 60e-6}  # for a token of a training
+
+
+class Job(Protocol):
+    """Something to be carried out, that can be sent to another process."""
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """About how many seconds it takes."""
+        ...
+
+    def run(self, tell: Tell) -> Row:
+        """The row; `tell` hears how much of the cost is behind it."""
+        ...
+
+
+class Wanted(NamedTuple):
+    """What the jobs of a side task depend on."""
+
+    folder: Path  # of the run
+    entrants: tuple[Entrant, ...] | None  # those that were named; None: the task's own choice
+    seeds: int
+    quick: bool
+    dtype: str
 
 
 class Training(NamedTuple):
@@ -40,13 +71,11 @@ class Training(NamedTuple):
         """The row of the training, whose checkpoint is on the disk."""
         recipe, start = self.task.recipe, time.perf_counter()
         each = self.cost / recipe.steps
-        done = train(self.task, stream(self.data, "train"), lambda _: tell(each), self.every)
-        learned = sum(x.numel() for x in done.model.positions.parameters())
-        total = sum(x.numel() for x in done.model.parameters())
-        row = {"kind": "training", "name": self.name, "entrant": self.entrant, **self.task.settings()}
-        row |= {"outcome": STOPPED if done.reason else FINISHED, "reason": done.reason, "steps": len(done.curve)}
-        row |= {"curve": list(thinned(done.curve)), "parameters": total, "of_positions": learned}
-        return row | {"checkpoint": f"checkpoints/{self.task.file.name}", "seconds": time.perf_counter() - start}
+        model = Decoder(self.task.shape, self.task.encoding, self.task.seed)
+        batches = texts(stream(self.data, "train"), recipe, self.task.seed)
+        done = train(self.task, model, batches, lambda _: tell(each), self.every)
+        row = {"kind": TRAINING, "name": self.name, "entrant": self.entrant} | trained(self.task, done)
+        return row | {"seconds": time.perf_counter() - start}
 
 
 class Reading(NamedTuple):
@@ -69,10 +98,10 @@ class Reading(NamedTuple):
     def run(self, tell: Tell) -> Row:
         """The row, with the losses themselves; where the encoding has no place for the length, with the reason."""
         start, each = time.perf_counter(), self.cost / self.plan.cost(self.reading, self.length)
-        row = {"kind": "reading", "name": self.name, "entrant": self.entrant, "seed": self.seed}
+        row = {"kind": READING, "name": self.name, "entrant": self.entrant, "seed": self.seed}
         row |= {"reading": self.reading, "length": self.length}
+        model, held_out = load_decoder(self.checkpoint), stream(self.data, "held_out")
         try:
-            model, held_out = load_decoder(self.checkpoint), stream(self.data, "held_out")
             found = read(model, held_out, self.plan, self.reading, self.length, lambda n: tell(n * each))
         except ConfigError as reason:
             return row | {"reason": str(reason)}
@@ -98,16 +127,17 @@ class Timing(NamedTuple):
         each = self.cost / len(self.checkpoints)
         models = {name: load_decoder(file) for name, file in self.checkpoints.items()}
         figures = time_all(models, stream(self.data, "train"), self.pace, lambda share: tell(share * each))
-        row: dict[str, Any] = {"kind": "speed", "name": self.name, "stage": self.pace.stage}
-        return row | {"length": self.pace.length, "figures": {n: figure(t) for n, t in figures.items()}}
+        row: dict[str, Any] = {"kind": SPEED, "name": self.name, "stage": self.pace.stage}
+        return row | {"length": self.pace.length, "figures": {n: t._asdict() for n, t in figures.items()}}
 
 
-Job = Training | Reading | Timing
-
-
-def figure(timed: Timed) -> dict[str, Any]:
-    """What was timed, as it goes into a row."""
-    return timed._asdict()
+def trained(task: Task, done: Trained) -> Row:
+    """What a row says of a training."""
+    learned, total = (sum(x.numel() for x in m.parameters()) for m in (done.model.positions, done.model))
+    row = task.settings() | {"outcome": STOPPED if done.reason else FINISHED, "reason": done.reason}
+    row |= {"steps": len(done.curve), "curve": list(thinned(done.curve))}
+    row |= {"parameters": total, "of_positions": learned}
+    return row | {"checkpoint": f"{task.file.parent.name}/{task.file.name}"}
 
 
 def stream(data: Path, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 Letters: B batch, T tokens, H heads, D head channels, C model channels, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,9 @@ from ropewalk.sites import Biases, Embeds, OfDistance, Weights, parts
 from ropewalk.spectrum import for_length
 from ropewalk.tokens import Tokens, contiguous
 from ropewalk.written import short
+
+Settled = tuple[Any, Weights]  # an encoding for texts of one length, and what it has learned
+Attention = Callable[[Tensor, Tensor, Tensor, Any, Weights, Tokens], Tensor]  # of q, k and v of the same tokens
 
 
 class Shape(NamedTuple):
@@ -70,6 +73,11 @@ def with_costs(encoding: Any, w: Weights, length: int) -> tuple[Any, Weights]:
     return (*rest, Costs(len(costs))), {**w, "costs": costs}
 
 
+def within(q: Tensor, k: Tensor, v: Tensor, encoding: Any, w: Weights, at: Tokens) -> Tensor:
+    """Attention among tokens that are all here."""
+    return attend(q, k, v, encoding, w, at, at)
+
+
 class Layer(nn.Module):
     """Attention, then a network of one hidden layer, each on normed inputs and added to what came in."""
 
@@ -78,6 +86,7 @@ class Layer(nn.Module):
         # each of the sums that run through all layers has two terms per layer
         calm, wide = (2 * shape.layers) ** -0.5, shape.width
         self.heads = shape.heads
+        self.attention: Attention = within
         self.before_attention, self.before_network = (nn.LayerNorm(wide, bias=False) for _ in range(2))
         self.qkv, self.out = Product(wide, 3 * wide, draw), Product(wide, wide, draw, calm)
         self.up, self.down = Product(wide, shape.hidden, draw), Product(shape.hidden, wide, draw, calm)
@@ -86,7 +95,7 @@ class Layer(nn.Module):
         """[B, T, C] like x."""
         qkv = reference.embed(self.qkv(self.before_attention(x)), encoding, w, at, "qkv")
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v, encoding, w, at, at)
+        mixed = self.attention(q, k, v, encoding, w, at)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.before_network(x))))
 
@@ -102,7 +111,7 @@ class Decoder(nn.Module):
     def __init__(self, shape: Shape, encoding: Any, seed: int = 0) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        self.shape, self.encoding = shape, encoding
+        self.shape, self.encoding, self.shares = shape, encoding, 1
         each: list[Any] = encoding if isinstance(encoding, list) else [encoding]
         require(len(each) in (1, shape.layers), "encodings", f"one, or one per layer, {shape.layers}", len(each))
         for e in each:
@@ -114,7 +123,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(shape.width, bias=False)
         self.positions = nn.ModuleList(Positions(e, seed + i) for i, e in enumerate(each))
 
-    def settled(self, length: int) -> list[tuple[Any, Weights]]:
+    def settled(self, length: int) -> list[Settled]:
         """Each encoding for texts of that length, with what it has learned."""
         owners = cast(Iterable[Positions], self.positions)
         return [(for_length(p.encoding, length), p.learned()) for p in owners]
@@ -126,23 +135,36 @@ class Decoder(nn.Module):
                 module.dtype = dtype
         return self
 
-    def forward(self, ids: Tensor, last: int = 0) -> Tensor:
+    def divide(self, shares: int, attention: Attention) -> "Decoder":
+        """Itself, given one of so many equal shares of every text from now on, which `attention` brings together."""
+        self.shares = shares
+        for layer in cast(Iterable[Layer], self.layers):
+            layer.attention = attention
+        return self
+
+    def forward(self, ids: Tensor, last: int = 0, at: Tokens | None = None) -> Tensor:
         """Float32[B, T, V] of ids Int[B, T], which are whole texts: the logits of the token after each.
 
-        Of the last `last` places alone, where it is given. What depends on the served length is settled for T.
-        Raises ConfigError where an encoding has no place for T tokens.
+        Of the last `last` places alone, where it is given. Tokens stand in a row from 0 unless `at` says where. What
+        depends on the served length is settled for T. Raises ConfigError where an encoding has no place for T tokens.
         """
-        length = ids.shape[1]
-        at = contiguous(length)
+        length = ids.shape[1] * self.shares
         settled = self.settled(length)
-        if len(settled) == 1:
+        if at is None and len(settled) == 1:
             settled = [with_costs(*settled[0], length)]
-        x = F.embedding(ids, self.embedding) * self.shape.width**0.5
+        x = self.through(self.embedded(ids), settled, at or contiguous(length))
+        return x[:, -last:] @ self.embedding.T
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Float32[B, T, C] of ids Int[B, T]: what goes in, before anything is said of places."""
+        return F.embedding(ids, self.embedding) * self.shape.width**0.5
+
+    def through(self, x: Tensor, settled: Sequence[Settled], at: Tokens) -> Tensor:
+        """Float32[B, T, C] of embedded tokens x [B, T, C] that stand at `at`, normed as the output head takes it."""
         x = reference.embed(x, *settled[0], at)
         for i, layer in enumerate(self.layers):
             x = layer(x, *settled[min(i, len(settled) - 1)], at)
-        x = reference.embed(self.norm(x), *settled[-1], at, "pre_head")
-        return x[:, -last:] @ self.embedding.T
+        return reference.embed(self.norm(x), *settled[-1], at, "pre_head")
 
 
 def losses(model: Decoder, ids: Tensor, targets: Tensor) -> Tensor:

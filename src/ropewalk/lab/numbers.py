@@ -15,12 +15,14 @@ from ropewalk.encodings import Alibi, Fire, Rotary, Sinusoidal
 from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Row
 from ropewalk.lab.addition import FORMATS, Sum, chance, drawn, held_out
-from ropewalk.lab.answers import VOCABULARY, Batch, batch, checkpoint, marks, rate, told, train, trainings
+from ropewalk.lab.answers import VOCABULARY, batch, marks, trainings
+from ropewalk.lab.checkpoint import kept_at
 from ropewalk.lab.digits import DigitDecoder, Digits
-from ropewalk.lab.jobs import Tell
+from ropewalk.lab.estimates import rate
+from ropewalk.lab.jobs import Tell, Wanted, trained
 from ropewalk.lab.model import Decoder, Shape
 from ropewalk.lab.presets import HEADS, WIDTH, Entrant
-from ropewalk.lab.train import Recipe, Task
+from ropewalk.lab.train import Batch, Recipe, Task, train
 
 KIND = "numbers"
 STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 2000, 1000, 60, 64, 3e-3
@@ -84,7 +86,7 @@ class Drill(NamedTuple):
         model = model_of(self.task)
         done = train(self.task, model, self.batches(), lambda _: tell(each))
         row = {"kind": KIND, "name": self.name, "entrant": self.entrant, "format": self.plan.format}
-        row |= told(self.task, done) | {"trained_digits": self.plan.trained}
+        row |= trained(self.task, done) | {"trained_digits": self.plan.trained}
         row["cells"] = [] if done.reason else list(self.cells(model, tell))
         return row | {"seconds": time.perf_counter() - start}
 
@@ -160,25 +162,26 @@ def entrants(plan: Plan) -> dict[str, tuple[Entrant, ...]]:
     return {form: tuple(Entrant(name, known[name]) for name in chosen.get(form, some)) for form in FORMATS}
 
 
-def jobs(folder: Path, seeds: int, quick: bool, dtype: str) -> list[Drill]:
+def jobs(wanted: Wanted) -> list[Drill]:
     """A training with its test for each format, encoding and seed; rows are of kind "numbers".
 
-    `quick` keeps four of them, with fewer steps and sums. Checkpoints go into `folder`/checkpoints.
+    Quick are four of them, with fewer steps and sums.
     """
-    found, recipe = list[Drill](), Recipe(QUICK_STEPS if quick else STEPS, BATCH, 1, RATE, WARMUP, dtype)
+    quick, found = wanted.quick, list[Drill]()
+    recipe = Recipe(QUICK_STEPS if quick else STEPS, BATCH, 1, RATE, WARMUP, wanted.dtype)
     for form, some in entrants(Plan("")).items():
         plan = Plan(form, n=200 if quick else 1000)
         recipe = replace(recipe, length=plan.width(plan.trained))
         for entrant in some:
             if not quick or entrant.name in QUICK.get(form, ()):
-                found += [drill(folder, plan, recipe, entrant, seed) for seed in range(seeds)]
+                found += [drill(wanted.folder, plan, recipe, entrant, seed) for seed in range(wanted.seeds)]
     return found
 
 
 def drill(folder: Path, plan: Plan, recipe: Recipe, entrant: Entrant, seed: int) -> Drill:
     """One of the jobs."""
     name = f"{KIND} {plan.format} {entrant.name} seed {seed}"
-    file = checkpoint(folder, f"{KIND} {plan.format}", entrant, seed)
+    file = kept_at(folder, f"{KIND} {plan.format} {entrant.name}", entrant.encoding, seed)
     shape = Shape(VOCABULARY, layers=DEPTH, hidden=HIDDEN)
     # which sums are kept for the test depends on how many there are, and how they are padded on the longest
     corpus = f"{plan.format} sums of up to {plan.trained} of {plan.longest} digits without {plan.n}"

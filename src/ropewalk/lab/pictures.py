@@ -14,7 +14,6 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +23,12 @@ from torch import Tensor
 from ropewalk.encodings import Learned, Rotary, RotaryMixed, Sinusoidal
 from ropewalk.errors import ConfigError, UnsupportedError
 from ropewalk.evaluate.run import Row
-from ropewalk.lab.answers import Batch, train
-from ropewalk.lab.jobs import FINISHED, Tell
+from ropewalk.lab.checkpoint import kept_at
+from ropewalk.lab.estimates import rate
+from ropewalk.lab.jobs import FINISHED, Tell, Wanted, trained
 from ropewalk.lab.model import Shape
-from ropewalk.lab.train import Recipe, Task
-from ropewalk.lab.vit import GRID, ROW, TEXT, TIE, Vit, share, training_row
+from ropewalk.lab.train import Batch, Recipe, Task, train
+from ropewalk.lab.vit import GRID, ROW, TEXT, TIE, Vit
 
 KIND = "pictures"
 TRAINED, EXTRAPOLATED, INTERPOLATED = "trained", "extrapolated", "interpolated"
@@ -79,10 +79,9 @@ class Picture(NamedTuple):
         each = recipe.batch * recipe.length * STEP
         model = Vit(SHAPE, self.task.encoding, self.places, self.task.seed, SIDE)
         done = train(self.task, model, batches(digits().train, recipe, self.task.seed), lambda _: tell(each))
-        row = training_row(KIND, self.name, self.entrant, self.task, done) | {"places": self.places}
-        if row["outcome"] == FINISHED:
-            model.multiply_in(torch.float32)
-            row["tests"] = list(tests(model, tell))
+        row: Row = {"kind": KIND, "name": self.name, "entrant": self.entrant, "places": self.places}
+        row |= trained(self.task, done)
+        row["tests"] = list(tests(model, tell)) if row["outcome"] == FINISHED else []
         return row | {"seconds": time.perf_counter() - start}
 
 
@@ -100,15 +99,15 @@ def candidates() -> tuple[Candidate, ...]:
     )
 
 
-def jobs(folder: Path, seeds: int = 3, quick: bool = False, dtype: str = "float32") -> list[Picture]:
-    """All trainings, with checkpoints in `folder`; quick ones are of half the steps."""
-    recipe = Recipe(200 if quick else 400, 32, TEXT + SIDE**2, 3e-3, 60, dtype)
+def jobs(wanted: Wanted) -> list[Picture]:
+    """All trainings; quick ones are of half the steps."""
+    recipe = Recipe(200 if wanted.quick else 400, 32, TEXT + SIDE**2, 3e-3, 60, wanted.dtype)
     made = list[Picture]()
-    for seed in range(seeds):
+    for seed in range(wanted.seeds):
         for name, encoding, places in candidates():
-            file = folder / f"pictures-{name.replace(' ', '-')}-seed{seed}.safetensors"
+            file = kept_at(wanted.folder, f"{KIND} {name}", encoding, seed)
             task = Task(encoding, seed, SHAPE, recipe, f"digits {digits().digest} in places {places!r}", file)
-            made.append(Picture(f"{name} seed {seed}", name, places, task))
+            made.append(Picture(f"{KIND} {name} seed {seed}", name, places, task))
     return made
 
 
@@ -137,7 +136,7 @@ def batches(data: tuple[Tensor, Tensor], recipe: Recipe, seed: int) -> Any:
 
     def batch(step: int) -> Batch:
         some = order[step * recipe.batch : (step + 1) * recipe.batch]
-        return pictures[some], shown[some, None]
+        return Batch(pictures[some], shown[some, None])
 
     return batch
 
@@ -179,8 +178,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     n            how many held-out pictures
     encodings    a list, in the order of rows, of
         name, encoding, places, of_positions
-        accuracy {"extrapolated": one entry per resolution: {resolution, share, low, high, n, seeds} (vit.share), or
-                  {resolution, reason} where there is none; "interpolated": the same}; both begin with the trained one
+        accuracy {"extrapolated": one entry per resolution: {resolution, rate, low, high, n, seeds, each}, as
+                  `rate` makes, or {resolution, reason} where there is none; "interpolated": the same}; both begin with
+                  the trained one
     """
     told = list[dict[str, Any]]()
     mine = [row for row in rows if row["kind"] == KIND]
@@ -196,8 +196,8 @@ def point(group: Sequence[Row], resolution: int, way: str) -> dict[str, Any]:
     """One test of all seeds of an encoding that were trained to the end."""
     wanted = (resolution, TRAINED if resolution == 1 else way)
     found = [test for row in group for test in row["tests"] if (test["resolution"], test["way"]) == wanted]
-    right = [test for test in found if "right" in test]
+    right = [test["right"] / test["n"] for test in found if "right" in test]
     if right:
-        return {"resolution": resolution, **share(right)}
+        return {"resolution": resolution, **rate(right, HELD_OUT)}
     stopped = [f"training stopped: {row['reason']}" for row in group if row["reason"]]
     return {"resolution": resolution, "reason": next(iter([*(t["reason"] for t in found), *stopped]), "not tested")}

@@ -13,19 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from ropewalk.encodings import Rotary
 from ropewalk.errors import require
 from ropewalk.evaluate.run import Ledger, Row
-from ropewalk.lab.answers import Batch, train
 from ropewalk.lab.checkpoint import MODEL, Saved, put, read, save
 from ropewalk.lab.data import windows
 from ropewalk.lab.evaluation import WINDOWS, Plan
-from ropewalk.lab.jobs import FINISHED, STEP, STOPPED, Reading, Tell, stream
+from ropewalk.lab.jobs import FINISHED, READING, STEP, Reading, Tell, stream, trained
 from ropewalk.lab.model import Decoder, Shape
-from ropewalk.lab.train import Recipe, Task, starts, thinned
+from ropewalk.lab.train import EVERY, Batch, Recipe, Task, starts, train
 from ropewalk.notation import parse
 from ropewalk.remaps import Pose
 from ropewalk.scalings import NTK, Linear, Yarn
@@ -36,7 +32,7 @@ FACTOR, LONGEST = 4, 8  # trained lengths that the model is stretched to, and th
 STAGES, QUICK_STAGES = (50, 100, 200), (50, 100)  # steps of tuning after which the model is read
 HELD_OUT, QUICK_HELD_OUT = 32_768, 16_384  # tokens that are predicted
 WARMUP, RATE = 20, 1e-3
-EVERY = 20.0  # seconds between two checkpoints of a tuning
+TUNING = "tuning"  # a kind of rows
 NONE, PI, NTK_AWARE, YARN = "none", "PI", "NTK", "YaRN"  # how RoPE is rescaled
 UNTUNED, FULL, POSE, NATIVE = "untuned", "full", "PoSE", "native"  # what it is tuned on
 
@@ -56,21 +52,6 @@ METHODS = (NONE, PI, NTK_AWARE, YARN)
 CONTROL = Variant(NONE, NATIVE)
 WHOLE = (CONTROL, Variant(NONE, FULL), *(Variant(m, t) for m in METHODS[1:] for t in (FULL, POSE)))
 QUICK = (CONTROL, Variant(PI, FULL), Variant(PI, POSE), Variant(YARN, POSE))
-
-
-class Placed(Decoder):
-    """The decoder, reading texts at given places; in a row from 0 where none are."""
-
-    at: Tokens | None = None
-
-    def forward(self, ids: Tensor, last: int = 0) -> Tensor:
-        """As that of the decoder."""
-        if self.at is None:
-            return super().forward(ids, last)
-        x, settled = F.embedding(ids, self.embedding) * self.shape.width**0.5, self.settled(ids.shape[1])
-        for i, layer in enumerate(self.layers):
-            x = layer(x, *settled[min(i, len(settled) - 1)], self.at)
-        return self.norm(x)[:, -last:] @ self.embedding.T
 
 
 class Tuning(NamedTuple):
@@ -94,13 +75,12 @@ class Tuning(NamedTuple):
         """The row of the tuning, whose checkpoints are on the disk."""
         task, each = self.task, self.cost / self.task.recipe.steps
         recipe, text = task.recipe, stream(self.data, "train")
-        model = Placed(task.shape, task.encoding, task.seed)
+        model = Decoder(task.shape, task.encoding, task.seed)
         put(model, read(self.start).tensors)
         begin = starts(len(text), recipe, task.seed)
 
         def batches(step: int) -> Batch:
-            model.at = self.places(step)
-            return windows(text, begin[step], recipe.length)
+            return Batch(*windows(text, begin[step], recipe.length), self.places(step))
 
         def stage(step: int) -> None:
             # before the checkpoint of the same step, so that no kill can come between
@@ -110,10 +90,8 @@ class Tuning(NamedTuple):
             tell(each)
 
         done = train(task, model, batches, stage, EVERY)
-        row = {"kind": "tuning", "name": self.name, "entrant": self.entrant, **task.settings()}
-        row |= {"method": self.variant.method, "tuning": self.variant.tuning, "steps": len(done.curve)}
-        row |= {"outcome": STOPPED if done.reason else FINISHED, "reason": done.reason}
-        return row | {"curve": list(thinned(done.curve)), "checkpoint": f"checkpoints/{task.file.name}"}
+        row = {"kind": TUNING, "name": self.name, "entrant": self.entrant} | trained(task, done)
+        return row | {"method": self.variant.method, "tuning": self.variant.tuning}
 
     def places(self, step: int) -> Tokens | None:
         """Where the texts of a step stand: None for a row from 0."""
@@ -192,7 +170,7 @@ class Stretching:
 
     def left(self, variant: Variant, ledger: Ledger) -> list[Reading]:
         """The readings of a variant that have no row yet."""
-        return [r for _, r in self.readings(variant) if ledger.find("reading", r.name) is None]
+        return [r for _, r in self.readings(variant) if ledger.find(READING, r.name) is None]
 
     def outstanding(self, ledger: Ledger) -> tuple[list[Tuning], list[Reading]]:
         """The tunings that are still to be done, and the readings of models that are there.
@@ -203,7 +181,7 @@ class Stretching:
         tunings, readings = list[Tuning](), list[Reading]()
         for variant in self.variants:
             left = self.left(variant, ledger)
-            row = ledger.find("tuning", self.row_name(variant))
+            row = ledger.find(TUNING, self.row_name(variant))
             there = all(r.checkpoint.is_file() for r in left)
             if variant.tuning == UNTUNED or (row is not None and row["outcome"] == FINISHED and there):
                 readings += left

@@ -10,7 +10,7 @@ from ropewalk.bench.measure import Work, in_turns, peaks
 from ropewalk.errors import ConfigError
 from ropewalk.lab.data import windows
 from ropewalk.lab.model import Decoder, losses
-from ropewalk.lab.train import DTYPES, adam, update
+from ropewalk.lab.train import DTYPES, Batch, adam, update
 
 TRAIN, EVALUATE = "train", "evaluate"
 STAGES = (TRAIN, EVALUATE)
@@ -49,7 +49,7 @@ def time_all(
 ) -> dict[str, Timed]:
     """The figures of all models that have a place for texts of the length; `tell` hears the share that is done."""
     begin = torch.tensor(range(0, pace.texts * pace.length, pace.length))
-    given = windows(stream, begin, pace.length)
+    given = Batch(*windows(stream, begin, pace.length))
     works = {name: work for name, model in models.items() if (work := prepared(model, given, pace)) is not None}
     calls = len(models) / max(len(works), 1) / (pace.rounds + 2)
     with torch.inference_mode(pace.stage == EVALUATE):
@@ -59,15 +59,15 @@ def time_all(
     return {n: Timed(tokens / t.seconds, tokens / t.high, tokens / t.low, held[n]) for n, t in found.items()}
 
 
-def prepared(model: Decoder, given: tuple[Tensor, Tensor], pace: Pace) -> Work | None:
+def prepared(model: Decoder, given: Batch, pace: Pace) -> Work | None:
     """What is timed; None where an encoding has no place for texts of that length."""
     try:
         with torch.inference_mode():
-            model(given[0][:1])
+            model(given.ids[:1])
     except ConfigError:
         return None
     if pace.stage == EVALUATE:
-        return Work(lambda: None, lambda _: losses(model, *given))
+        return Work(lambda: None, lambda _: losses(model, given.ids, given.targets))
     model.multiply_in(DTYPES[pace.dtype])
     optimiser = adam(model)
     # nothing is to be learned here

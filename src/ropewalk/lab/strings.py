@@ -14,20 +14,21 @@ Which encoding is best here need not be best in a large model.
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Row
-from ropewalk.lab.answers import VOCABULARY, Batch, Problem, batch, checkpoint, marks, rate, told, train, trainings
-from ropewalk.lab.jobs import Tell
+from ropewalk.lab.answers import VOCABULARY, Problem, batch, marks, trainings
+from ropewalk.lab.checkpoint import kept_at
+from ropewalk.lab.estimates import rate
+from ropewalk.lab.jobs import Tell, Wanted, trained
 from ropewalk.lab.model import Decoder, Shape
-from ropewalk.lab.presets import LAYERS, Entrant, entrants
-from ropewalk.lab.train import Recipe, Task
+from ropewalk.lab.presets import LAYERS, entrants
+from ropewalk.lab.train import Batch, Recipe, Task, train
 
 KIND = "strings"
 # at 3e-3 models of this size did not learn to recall in as many steps
-STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 2000, 1000, 60, 64, 1e-3
+STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 1500, 1000, 60, 64, 1e-3
 HIDDEN, DEPTH = 256, 2  # of the model: less than of the one that reads text, for there is less to learn
 STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
 LETTERS, DIGITS, NAMES = "abcdefgh", "01234567", "ABCDEFGH"
@@ -94,7 +95,7 @@ class Drill(NamedTuple):
         start, each = time.perf_counter(), self.training / self.task.recipe.steps
         model = Decoder(self.task.shape, self.task.encoding, self.task.seed)
         done = train(self.task, model, self.batch, lambda _: tell(each))
-        row = {"kind": KIND, "name": self.name, "entrant": self.entrant} | told(self.task, done)
+        row = {"kind": KIND, "name": self.name, "entrant": self.entrant} | trained(self.task, done)
         row["cells"] = [] if done.reason else list(self.cells(model, tell))
         return row | {"seconds": time.perf_counter() - start}
 
@@ -134,18 +135,17 @@ def tested(model: Decoder, asked: Sequence[Problem]) -> dict[str, int]:
     return {"n": len(found), "right": whole, "tokens": tokens, "right_tokens": sum(sum(x) for x in found)}
 
 
-def jobs(folder: Path, given: Sequence[Entrant] | None, seeds: int, quick: bool, dtype: str) -> list[Drill]:
+def jobs(wanted: Wanted) -> list[Drill]:
     """A training with its test for each encoding and seed, to be carried out in any order; rows are of kind "strings".
 
-    The five encodings of a quick comparison unless others are given; `quick` has fewer steps. Checkpoints go into
-    `folder`/checkpoints.
+    Those of the comparison unless others are given; quick ones have fewer steps.
     """
-    plan, recipe = Plan(), Recipe(QUICK_STEPS if quick else STEPS, BATCH, Plan().length, RATE, WARMUP, dtype)
-    found = list[Drill]()
-    for seed in range(seeds):
-        for entrant in given or entrants(plan.length, quick=True):
+    plan, steps = Plan(), QUICK_STEPS if wanted.quick else STEPS
+    recipe, found = Recipe(steps, BATCH, plan.length, RATE, WARMUP, wanted.dtype), list[Drill]()
+    for seed in range(wanted.seeds):
+        for entrant in wanted.entrants or entrants(plan.length, wanted.quick):
             shape = Shape(VOCABULARY, layers=LAYERS if isinstance(entrant.encoding, list) else DEPTH, hidden=HIDDEN)
-            file = checkpoint(folder, KIND, entrant, seed)
+            file = kept_at(wanted.folder, f"{KIND} {entrant.name}", entrant.encoding, seed)
             task = Task(entrant.encoding, seed, shape, recipe, f"{KIND} of at most {plan.length} tokens", file)
             found.append(Drill(f"{KIND} {entrant.name} seed {seed}", entrant.name, task, plan))
     return found

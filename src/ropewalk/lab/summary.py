@@ -27,6 +27,7 @@ What is unknown is null. Losses are nats per token; a perplexity is the exponent
     sheet          [{name, condition, values, passed, reason, published, gated}]: judgement.Line
     verdict        {passed, failed, untold: how many gated lines; gate: nats per byte; text: in a sentence}
     published      published.tables()
+    strings, numbers, pictures, clips, scaling   what the modules of that name make of their rows, where asked for
 """
 
 import json
@@ -41,13 +42,14 @@ from ropewalk.bench.request import BenchRequest
 from ropewalk.bench.run import machine
 from ropewalk.evaluate.metrics.perplexity import Losses
 from ropewalk.evaluate.run import unwritable
-from ropewalk.lab import published
+from ropewalk.lab import published, scaling_summary
 from ropewalk.lab.estimates import Estimate, estimate
 from ropewalk.lab.evaluation import FIXED, NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, by_position, edges, view
 from ropewalk.lab.jobs import FINISHED
 from ropewalk.lab.judgement import GATE, Evidence, Line, role_of, sheet
 from ropewalk.lab.presets import Entrant
 from ropewalk.lab.run import Run
+from ropewalk.lab.tasks import SCALING, SIDES
 from ropewalk.written import short
 
 SUMMARY = "summary.json"
@@ -60,21 +62,35 @@ def summarise(run: Run) -> dict[str, Any]:
     plan = run.plan
     curves = {e.name: curves_of(run, e) for e in run.entrants}
     encodings = [described(run, e, curves[e.name]) for e in run.entrants]
-    lines = sheet(evidence(run, encodings, curves))
+    lines = sheet(evidence(run, encodings, curves)) if encodings else []
     return {
         "request": asdict(run.request),
         "settings": run.ledger.of("settings")[0]["settings"],
         "machine": machine(BenchRequest(lengths=(1,))) | {"threads": 1, "processes": run.request.processes()},
         "lengths": list(plan.lengths),
         "multiples": [n // plan.train_length for n in plan.lengths],
-        "seeds": run.request.seeds,
+        "seeds": run.seeds,
         "protocols": plan.described(),
         "encodings": encodings,
         "paired": list(pairs(run, curves)),
         "sheet": [line._asdict() for line in lines],
         "verdict": verdict(lines),
         "published": published.tables(),
+        **beside(run),
     }
+
+
+def beside(run: Run) -> dict[str, Any]:
+    """What side tasks and the stretched model have found."""
+    told = dict[str, Any]()
+    for name, jobs in run.sides().items():
+        rows = [row for job in jobs if (row := run.ledger.find(name, job.name)) is not None]
+        if rows:
+            told[name] = SIDES[name].summarise(rows)
+    made = run.stretching()
+    if made is not None:
+        told[SCALING] = scaling_summary.summarise(made, run.ledger, run.corpus.bytes_per_token)
+    return told
 
 
 def write(run: Run, summary: dict[str, Any]) -> None:
@@ -93,7 +109,7 @@ def curves_of(run: Run, entrant: Entrant) -> Curves:
     """The losses that every protocol counts, of every seed that has them."""
     found: Curves = {}
     for length in run.plan.lengths:
-        for seed in range(run.request.seeds):
+        for seed in range(run.seeds):
             rows = {
                 r: run.ledger.find("reading", f"{entrant.name} seed {seed} {r} {length}") for r in (WINDOWS, SLIDING)
             }
@@ -108,7 +124,7 @@ def curves_of(run: Run, entrant: Entrant) -> Curves:
 def described(run: Run, entrant: Entrant, curves: Curves) -> dict[str, Any]:
     """One of the encodings."""
     plan, ledger = run.plan, run.ledger
-    rows = [r for s in range(run.request.seeds) if (r := ledger.find("training", f"{entrant.name} seed {s}"))]
+    rows = [r for s in range(run.seeds) if (r := ledger.find("training", f"{entrant.name} seed {s}"))]
     fields = ("seed", "outcome", "reason", "steps", "curve", "checkpoint", "seconds")
     first: dict[str, Any] = next(iter(rows), {})
     told: dict[str, Any] = {"name": entrant.name, "encoding": short(entrant.encoding)}
@@ -143,7 +159,7 @@ def entry(run: Run, entrant: Entrant, curves: Curves, protocol: str, length: int
 
 def reason(run: Run, entrant: Entrant, length: int) -> str:
     """Why there is no reading."""
-    for seed in range(run.request.seeds):
+    for seed in range(run.seeds):
         row = run.ledger.find("reading", f"{entrant.name} seed {seed} {WINDOWS} {length}")
         if row is not None and "reason" in row:
             return row["reason"]

@@ -1,4 +1,4 @@
-"""One training: AdamW with a warm-up and a cosine, on an order of texts that depends on the seed alone.
+"""One training: AdamW with a warm-up and a cosine, on an order of batches that depends on the seed alone.
 
 Letters: B batch, T tokens, N tokens of the stream.
 """
@@ -7,20 +7,27 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ropewalk.errors import require_choice, require_number
 from ropewalk.lab.checkpoint import CURVE, MODEL, STATE, Saved, moments, put, put_moments, resumed, save
 from ropewalk.lab.data import windows
-from ropewalk.lab.model import Decoder, Shape, losses
+from ropewalk.lab.model import Decoder, Shape
+from ropewalk.tokens import Tokens
 from ropewalk.written import short
 
+if TYPE_CHECKING:
+    from ropewalk.lab.ranks import Ranks
+
+T = TypeVar("T")
 BETAS, DECAY, CLIP, FLOOR = (0.9, 0.95), 0.1, 1.0, 0.1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EVERY = 100  # steps between two checkpoints
+IGNORED = -100  # a target that is not asked for
 
 
 @dataclass(frozen=True)
@@ -73,54 +80,117 @@ class Trained(NamedTuple):
     reason: str  # "" where it reached the last step
 
 
-def train(task: Task, stream: Tensor, tell: Callable[[int], None], every: int = EVERY) -> Trained:
+class Whole(NamedTuple):
+    """What a batch is a part of, where several processes share it."""
+
+    targets: int  # that count, of all of them
+    total: Callable[[Tensor], Tensor]  # what a number of each process adds up to
+
+
+class Batch(NamedTuple):
+    """What a step is made on; of all targets those that are not IGNORED count alike."""
+
+    ids: Tensor  # Int64[B, T]
+    targets: Tensor  # Int64[B, T]
+    at: Tokens | None = None  # where tokens stand; None: in a row from 0
+    whole: Whole | None = None
+
+
+def train(
+    task: Task,
+    model: Decoder,
+    batches: Callable[[int], Batch],
+    tell: Callable[[int], None],
+    every: int = EVERY,
+    ranks: "Ranks | None" = None,
+) -> Trained:
     """Train from the last checkpoint, or from the start, to the last step; `tell` hears of every step that is done.
 
-    The outcome is the same bit for bit however often it was interrupted. A loss or a gradient that is no number ends
-    it: the checkpoint then holds what was before that step, and the reason says which.
+    `batches` gives what step number n, from 0, is made on. The outcome is the same bit for bit however often it was
+    interrupted. A loss or a gradient that is no number ends it: the checkpoint then holds what was before that step,
+    and the reason says which. With `ranks`, all of which call this alike, parameters and batches are shared among
+    them; the first alone reads and writes the checkpoint, which any number of processes can go on from.
     """
     recipe = task.recipe
-    model = Decoder(task.shape, task.encoding, task.seed).multiply_in(DTYPES[recipe.dtype])
-    optimiser = adam(model)
-    order = starts(len(stream), recipe, task.seed)
     torch.manual_seed(task.seed)
-    found = resumed(task.file, task.settings())
-    curve = list[float]()
-    if found is not None:
-        put(model, found.tensors)
-        put_moments(optimiser, found.tensors)
-        torch.set_rng_state(found.tensors[STATE])
-        curve = found.tensors[CURVE].tolist()
-    saved = len(curve)
+    found = first(ranks, lambda: resumed(task.file, task.settings()))
+    running, optimiser = begin(model.train().multiply_in(DTYPES[recipe.dtype]), found, ranks)
+    curve: list[float] = found.tensors[CURVE].tolist() if found else []
+    saved, reason = len(curve) if found else -1, ""
     for step in range(len(curve), recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate_at(step)
-        loss, reason = update(model, optimiser, windows(stream, order[step], recipe.length))
+        given = batches(step)
+        loss, reason = update(running, optimiser, ranks.share(given) if ranks else given)
         if reason:
-            save(task.file, state(task, model, optimiser, curve))
-            return Trained(model, curve, f"{reason} in step {step + 1} of {recipe.steps}")
+            reason = f"{reason} in step {step + 1} of {recipe.steps}"
+            break
         curve.append(loss)
         tell(step + 1)
         if len(curve) % every == 0:
-            save(task.file, state(task, model, optimiser, curve))
+            keep(state(task, running, optimiser, curve), task.file, ranks)
             saved = len(curve)
-    if saved < len(curve) or found is None:
-        save(task.file, state(task, model, optimiser, curve))
-    return Trained(model, curve, "")
+    if saved < len(curve):
+        keep(state(task, running, optimiser, curve), task.file, ranks)
+    if ranks:
+        put(model, state(task, running, optimiser, curve).tensors)
+    return Trained(model.eval().multiply_in(torch.float32), curve, reason)
 
 
-def update(model: Decoder, optimiser: torch.optim.Optimizer, given: tuple[Tensor, Tensor]) -> tuple[float, str]:
-    """One step on ids and targets Int[B, T]: the mean loss, and what is wrong if anything is; then nothing changes."""
-    loss = losses(model, *given).mean()
-    if not math.isfinite(loss.item()):
-        return loss.item(), f"a loss that is {loss.item()}"
+def begin(model: Decoder, found: Saved | None, ranks: "Ranks | None") -> tuple[Decoder, torch.optim.AdamW]:
+    """What is trained, and by what, as a checkpoint has left them."""
+    if found:
+        put(model, found.tensors)
+        torch.set_rng_state(found.tensors[STATE])
+    running = ranks.spread(model) if ranks else model
+    optimiser = adam(running)
+    if found:
+        put_moments(optimiser, found.tensors)
+        if ranks:
+            ranks.spread_moments(optimiser)
+    return running, optimiser
+
+
+def first(ranks: "Ranks | None", act: Callable[[], T]) -> T:
+    """What `act` gives, which is done by the first process alone."""
+    return ranks.first(act) if ranks else act()
+
+
+def keep(now: Saved, file: Path, ranks: "Ranks | None") -> None:
+    """Write a checkpoint."""
+    first(ranks, lambda: save(file, now))
+
+
+def update(model: Decoder, optimiser: torch.optim.Optimizer, given: Batch) -> tuple[float, str]:
+    """One step: the mean loss in nats, and what is wrong if anything is; then nothing changes."""
+    logits = model(given.ids, at=given.at)
+    loss, mean = mean_loss(logits.flatten(0, 1), given)
+    if not math.isfinite(mean):
+        return mean, f"a loss that is {mean}"
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP).item()
+    norm = gathered(nn.utils.clip_grad_norm_(model.parameters(), CLIP)).item()
     if not math.isfinite(norm):
-        return loss.item(), f"a gradient that is {norm}"
+        return mean, f"a gradient that is {norm}"
     optimiser.step()
     optimiser.zero_grad()
-    return loss.item(), ""
+    return mean, ""
+
+
+def mean_loss(logits: Tensor, given: Batch) -> tuple[Tensor, float]:
+    """The part of the mean loss that logits [B * T, V] make up, and the mean."""
+    if given.whole is None:
+        loss = F.cross_entropy(logits, given.targets.flatten(), ignore_index=IGNORED)
+        return loss, loss.item()
+    loss = F.cross_entropy(logits, given.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    loss = loss / given.whole.targets
+    return loss, given.whole.total(loss.detach()).item()
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The whole of a tensor of which each of several processes holds a part; any other is as it is."""
+    # asked by name: the module of the class takes a second to import
+    everything: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if everything is None else everything()
 
 
 def adam(model: Decoder) -> torch.optim.AdamW:
@@ -132,6 +202,12 @@ def adam(model: Decoder) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
 
+def texts(stream: Tensor, recipe: Recipe, seed: int) -> Callable[[int], Batch]:
+    """What each step is made on where text is learned: pieces of Int[N] `stream`, the same for every encoding."""
+    order = starts(len(stream), recipe, seed)
+    return lambda step: Batch(*windows(stream, order[step], recipe.length))
+
+
 def starts(tokens: int, recipe: Recipe, seed: int) -> Tensor:
     """Int64[steps, batch]: where in the stream the texts of every step begin; the same for every encoding."""
     draw = torch.Generator().manual_seed(seed)
@@ -141,6 +217,7 @@ def starts(tokens: int, recipe: Recipe, seed: int) -> Tensor:
 def state(task: Task, model: Decoder, optimiser: torch.optim.Optimizer, curve: list[float]) -> Saved:
     """Everything that the next step depends on."""
     tensors = {MODEL + name: x for name, x in model.state_dict().items()} | moments(optimiser)
+    tensors = {name: gathered(x) for name, x in tensors.items()}
     tensors |= {CURVE: torch.tensor(curve), STATE: torch.get_rng_state()}
     return Saved(tensors, len(curve), task.settings())
 

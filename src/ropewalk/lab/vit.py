@@ -1,9 +1,8 @@
-"""The lab's decoder over tokens that stand anywhere, and a small vision transformer made of it.
+"""A small vision transformer, made of the lab's decoder.
 
 Letters: B batch, T tokens, C model channels, S side of a picture in pixels, N patches along a side, V vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ropewalk.attention import reference
 from ropewalk.encodings import Learned
 from ropewalk.errors import require
-from ropewalk.evaluate.metrics.accuracy import wilson
-from ropewalk.evaluate.run import Row
-from ropewalk.lab.jobs import FINISHED, STOPPED
-from ropewalk.lab.model import Decoder, Product, Shape
-from ropewalk.lab.train import Task, Trained, thinned
+from ropewalk.lab.model import Decoder, Product, Settled, Shape
 from ropewalk.media import Image, Text, grid, multimodal
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, contiguous, select
@@ -27,25 +21,9 @@ ROW, GRID, TIE = "row", "grid", "tie"
 PLACES = (ROW, GRID, TIE)
 TEXT = 2  # tokens about a picture: the first two of the vocabulary
 STREAM = 2**20  # seeds of what the decoder itself does not draw
-Settled = tuple[Any, Weights]  # an encoding and what it has learned
 
 
-class Seer(Decoder):
-    """The decoder, for embedded tokens at any places instead of ids in a row."""
-
-    def see(self, x: Tensor, settled: Sequence[Settled], at: Tokens) -> Tensor:
-        """Float32[B, T, C] of embedded tokens x [B, T, C], normed as the output head takes it."""
-        x = reference.embed(x, *settled[0], at)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, *settled[min(i, len(settled) - 1)], at)
-        return reference.embed(self.norm(x), *settled[-1], at, "pre_head")
-
-    def words(self, ids: Tensor) -> Tensor:
-        """Float32[..., C]: the embeddings of ids Int[...]."""
-        return F.embedding(ids, self.embedding)
-
-
-class Vit(Seer):
+class Vit(Decoder):
     """A vision transformer: two tokens of text and the patches of a square picture, all of which see each other.
 
     The second token tells which word of the vocabulary the picture shows. `places` is where tokens stand: "row" in
@@ -57,14 +35,11 @@ class Vit(Seer):
         super().__init__(shape, encoding, seed)
         require(places in PLACES, "Vit.places", " or ".join(map(repr, PLACES)), places)
         self.places, self.side, self.patch = places, side, patch
-        for x in self.parameters():
-            # a checkpoint takes nothing else
-            x.data = x.data.contiguous()
         self.patches = Product(
             patch * patch, shape.width, torch.Generator().manual_seed(STREAM + seed), shape.width**-0.5
         )
 
-    def forward(self, ids: Tensor, last: int = 0) -> Tensor:
+    def forward(self, ids: Tensor, last: int = 0, at: Tokens | None = None) -> Tensor:
         """Float32[B, 1, V] of pictures Float32[B, S, S]: the logits of what each shows.
 
         Raises ConfigError where the encoding has no place for so many patches.
@@ -83,9 +58,9 @@ class Vit(Seer):
         if interpolated:
             settled = [(resized(*one, self.side, n) if isinstance(one[0], Learned) else one) for one in settled]
         cut = pictures.unflatten(1, (n, self.patch)).unflatten(3, (n, self.patch)).transpose(2, 3)
-        text = self.words(torch.tensor(range(TEXT))).expand(len(cut), -1, -1)
+        text = self.embedding[:TEXT].expand(len(cut), -1, -1)
         x = torch.cat((text, self.patches(cut.flatten(3).flatten(1, 2))), dim=1)
-        return self.see(x, settled, at)[:, TEXT - 1 : TEXT] @ self.embedding.T
+        return self.through(x, settled, at)[:, TEXT - 1 : TEXT] @ self.embedding.T
 
 
 def placed(places: str, n: int, side: int) -> Tokens:
@@ -125,24 +100,3 @@ def resized(encoding: Learned, w: Weights, side: int, n: int) -> Settled:
     if n != side:
         picture = F.interpolate(picture, (n, n), mode="bicubic", align_corners=False)
     return replace(encoding, length=TEXT + n * n), {"table": torch.cat((text, picture[0].flatten(1).T))}
-
-
-def training_row(kind: str, name: str, entrant: str, task: Task, done: Trained) -> Row:
-    """What is told of a training, to which tests are added."""
-    row: Row = {"kind": kind, "name": name, "entrant": entrant, **task.settings()}
-    row |= {"outcome": STOPPED if done.reason else FINISHED, "reason": done.reason, "steps": len(done.curve)}
-    learned = sum(x.numel() for x in done.model.positions.parameters())
-    return row | {"curve": list(thinned(done.curve)), "of_positions": learned, "tests": []}
-
-
-def share(tests: Sequence[Row]) -> dict[str, Any]:
-    """How much was right in the same test of several seeds: {share, low, high, n, seeds: [share, ...]}.
-
-    `share` is the mean over seeds. All seeds are asked the same `n`, so `low` and `high` are Wilson's 95 % interval
-    for n trials; the spread between seeds is told by `seeds`, and is not in it.
-    """
-    n = tests[0]["n"]
-    each = [test["right"] / n for test in tests]
-    mean = sum(each) / len(each)
-    interval = wilson(round(mean * n), n)
-    return {"share": mean, "low": interval.low, "high": interval.high, "n": n, "seeds": each}

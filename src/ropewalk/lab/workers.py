@@ -4,12 +4,14 @@ A worker tells its parent of every step it has done, so it ends by itself soon a
 """
 
 import ctypes
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +21,49 @@ from ropewalk.lab.jobs import Job
 
 TICK, DONE, RAISED = "tick", "done", "raised"
 TRIM, MMAP, MUCH = -1, -3, 2**30  # of mallopt
+AGAIN = "run the same command again to go on"
+
+
+class Pool(Protocol):
+    """What carries out jobs, as many at a time as it has room for, from the start of a `with` block to its end."""
+
+    def __enter__(self) -> "Pool": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    def free(self) -> int:
+        """How many more jobs may be given."""
+        ...
+
+    @property
+    def busy(self) -> Mapping[Any, Job]:
+        """The jobs that are out."""
+        ...
+
+    def give(self, job: Job) -> None:
+        """Have a job carried out."""
+        ...
+
+    def news(self, tick: Callable[[Job, float], None]) -> Iterator[tuple[Job, Row]]:
+        """Wait for something to happen: what was finished, while `tick` hears what was done.
+
+        Raises what a job has raised, and RopewalkError where its process is gone.
+        """
+        ...
+
+
+def pool(most: int | None, cluster: str | None, folder: Path) -> Pool:
+    """Processes of this machine, or tasks on the Ray cluster `cluster`, whose nodes share `folder`.
+
+    They do at most so many jobs at a time; None: as many as there are cores. Raises RopewalkError, in one line, for a
+    cluster that cannot be used: here for an address where nothing answers, in `with` for what nodes lack.
+    """
+    if cluster is None:
+        return Workers(most or len(os.sched_getaffinity(0)))
+    from ropewalk.lab.cluster import Cluster
+
+    return Cluster(cluster, folder, most)
 
 
 class Progress:
@@ -112,7 +157,7 @@ class Workers:
         code = process.exitcode or 0
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         why = ", as when memory runs out" if code == -signal.SIGKILL else ""
-        return RopewalkError(f"the process of {job.name!r} was ended {how}{why}; run the same command again to go on")
+        return RopewalkError(f"the process of {job.name!r} was ended {how}{why}; {AGAIN}")
 
 
 def work(parent: Connection) -> None:

@@ -54,7 +54,7 @@ def numbers(summary: Summary) -> Part:
 def pictures(summary: Summary) -> Part:
     """Digits past the trained resolution."""
     part = summary["pictures"]
-    seeds = max((len(x.get("seeds", ())) for e in part["encodings"] for x in e["accuracy"]["extrapolated"]), default=0)
+    seeds = max((x.get("seeds", 0) for e in part["encodings"] for x in e["accuracy"]["extrapolated"]), default=0)
     caption = (
         f"Shares of {part['n']:,} held-out handwritten digits that a small vision transformer recognises, as they are "
         f"and enlarged, in percent: means over {seeds} seed{'s' * (seeds != 1)} with 95% intervals of one test. Places "

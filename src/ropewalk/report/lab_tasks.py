@@ -41,7 +41,7 @@ def pictures(summary: Summary, narrow: bool = False) -> Figure:
     columns, names = [f"{k}x" for k in part["resolutions"]], [e["name"] for e in part["encodings"]]
     tables: list[Table] = []
     for way, words in WAYS.items():
-        cells = [[cell(x, "share") for x in e["accuracy"][way]] for e in part["encodings"]]
+        cells = [[cell(x) for x in e["accuracy"][way]] for e in part["encodings"]]
         tables.append(Table(f"{words}, % right", names, columns, cells, 1))
     return lab_cells.figure(tables, "resolution, times the trained one", narrow)
 
@@ -55,7 +55,7 @@ def clips(summary: Summary, narrow: bool = False) -> Figure:
     for asked in part["asked"]:
         rows = [e["accuracy"][asked] for e in part["encodings"]]
         columns = [f"{x['frames']}\n{x['side']}x{x['side']}" for x in rows[0]]
-        cells = [[cell(x, "share") for x in row] for row in rows]
+        cells = [[cell(x) for x in row] for row in rows]
         guess = [Cell(f"{100 * x['chance']:.0f}", x["chance"]) for x in rows[0]]
         inside = sum([x["frames"], x["side"]] == part["trained"] for x in rows[0])
         tables.append(Table(f"which {asked}, % right", names, columns, [*cells, guess], inside))
@@ -66,14 +66,14 @@ def answers(title: str, encodings: list[dict], by: str, trained: int, unit: str 
     """Whole answers that were right, by encoding and by "multiple" or "digits", of which those to `trained` are."""
     columns = sorted({c[by] for e in encodings for c in e["cells"]})
     rows = [{c[by]: c.get("exact") for c in e["cells"]} for e in encodings]
-    cells = [[cell(row.get(column), "rate") for column in columns] for row in rows]
+    cells = [[cell(row.get(column)) for column in columns] for row in rows]
     inside = sum(column <= trained for column in columns)
     return Table(title, [e["name"] for e in encodings], [f"{c}{unit}" for c in columns], cells, inside)
 
 
-def cell(found: dict | None, field: str) -> Cell | None:
+def cell(found: dict | None) -> Cell | None:
     """A share with its interval; nothing where there is none."""
-    return lab_cells.share(found[field], found["low"], found["high"]) if found and field in found else None
+    return lab_cells.share(found["rate"], found["low"], found["high"]) if found and "rate" in found else None
 
 
 def fewer(table: Table) -> Table:
@@ -144,12 +144,12 @@ def pictures_lesson(summary: Summary) -> str:
     """How many are right at home, and far out in both ways."""
     part = summary["pictures"]
     far = part["resolutions"][-1]
-    home = {e["name"]: x["share"] for e in part["encodings"] if "share" in (x := e["accuracy"]["extrapolated"][0])}
+    home = {e["name"]: x["rate"] for e in part["encodings"] if "rate" in (x := e["accuracy"]["extrapolated"][0])}
     if not home:
         return "No model was trained to the end."
     said = f"At the trained resolution {span(home)} of the pictures are recognised. "
     for way, words in WAYS.items():
-        some = {e["name"]: x["share"] for e in part["encodings"] if "share" in (x := e["accuracy"][way][-1])}
+        some = {e["name"]: x["rate"] for e in part["encodings"] if "rate" in (x := e["accuracy"][way][-1])}
         said += f"At {far} times it, {words}: {span(some)}. " if some else ""
     return said.strip()
 
@@ -161,7 +161,7 @@ def clips_lesson(summary: Summary) -> str:
         some = part["encodings"][0]["accuracy"][asked] if part["encodings"] else []
         most = max(range(len(some)), key=lambda i: some[i]["frames" if asked == "frame" else "side"], default=0)
         near, far = (
-            {e["name"]: x["share"] for e in part["encodings"] if "share" in (x := e["accuracy"][asked][place])}
+            {e["name"]: x["rate"] for e in part["encodings"] if "rate" in (x := e["accuracy"][asked][place])}
             for place in (0, most)
         )
         if near and far:

@@ -11,6 +11,7 @@ from ropewalk.report.tables import MINUS, perplexity, signed
 
 SAME = 0.03  # nats within which a loss is called unchanged
 FEW = 4  # who is named in a list
+PARTS = ("strings", "numbers", "pictures", "clips")  # what may be done without models of text
 
 
 def lessons(summary: Summary) -> dict[str, str]:
@@ -50,7 +51,9 @@ def weak(summary: Summary) -> str:
 
 
 def verdict(summary: Summary) -> str:
-    """The sheet in a sentence."""
+    """The sheet in a sentence; without models of text, what was tried."""
+    if not summary["encodings"]:
+        return f"Past the trained range: {listed([name for name in PARTS if name in summary])}"
     passed, failed, untold = (summary["verdict"][key] for key in ("passed", "failed", "untold"))
     if not passed and not failed:
         return f"None of {untold} published findings has a verdict: too little was learned, or too few took part."

@@ -12,12 +12,18 @@ import ropewalk as rw
 from ropewalk.lab import train as training
 from ropewalk.lab.checkpoint import load_decoder, read
 from ropewalk.lab.model import Decoder
-from ropewalk.lab.train import Recipe, Task, starts, thinned, train
+from ropewalk.lab.train import EVERY, Recipe, Task, Trained, starts, texts, thinned
 
 Tasks = Callable[..., Task]
 
 
 def quiet(_: int) -> None: ...
+
+
+def train(task: Task, stream: Tensor, tell: Callable[[int], None], every: int = EVERY) -> Trained:
+    """A new model on pieces of a stream."""
+    model = Decoder(task.shape, task.encoding, task.seed)
+    return training.train(task, model, texts(stream, task.recipe, task.seed), tell, every)
 
 
 class Interrupted(Exception): ...

@@ -11,11 +11,12 @@ import torch
 import ropewalk as rw
 from ropewalk.lab import numbers
 from ropewalk.lab.addition import FORMATS, Sum, chance, drawn, held_out
-from ropewalk.lab.answers import VOCABULARY, train
+from ropewalk.lab.answers import VOCABULARY
 from ropewalk.lab.checkpoint import read
 from ropewalk.lab.digits import DigitDecoder, Digits, digit_places
+from ropewalk.lab.jobs import Wanted
 from ropewalk.lab.model import Decoder, Shape
-from ropewalk.lab.train import Recipe, Task
+from ropewalk.lab.train import Recipe, Task, train
 
 TINY = Shape(VOCABULARY, width=8, layers=2, heads=2, hidden=8)
 LONG = [drawn(digits, random.Random(digits)) for digits in (1, 2, 3, 7, 16, 18, 40)]
@@ -129,7 +130,7 @@ def test_no_sum_of_a_test_is_trained(tmp_path: Path) -> None:
 
 def test_formats_and_encodings_are_trained_on_the_same_sums(tmp_path: Path) -> None:
     def sums(form: str, encoding: Any) -> list[str]:
-        ids, _ = job(tmp_path, encoding, form=form).batches()(3)
+        ids, *_ = job(tmp_path, encoding, form=form).batches()(3)
         return [bytes(row).decode().split("=")[0] for row in ids.tolist()]
 
     assert sums("plain", ()) == sums("cot", rw.Alibi(2)) == sums("reversed", ())
@@ -188,7 +189,7 @@ def test_an_interrupted_training_draws_the_same_places(tmp_path: Path) -> None:
     one, other = (job(tmp_path / name, Digits((), 5, 2)) for name in "ab")
     train(one.task, numbers.model_of(one.task), one.batches(), lambda _: None)
     with pytest.raises(KeyboardInterrupt):
-        train(other.task, numbers.model_of(other.task), other.batches(), stopping(4), every=0.0)
+        train(other.task, numbers.model_of(other.task), other.batches(), stopping(4), every=1)
     torch.manual_seed(99)
     train(other.task, numbers.model_of(other.task), other.batches(), lambda _: None)
     first, second = read(one.task.file).tensors, read(other.task.file).tensors
@@ -257,10 +258,10 @@ def test_a_summary_holds_means_over_seeds() -> None:
 
 
 def test_jobs_differ_in_file_and_name(tmp_path: Path) -> None:
-    found = numbers.jobs(tmp_path, 3, False, "float32")
+    found = numbers.jobs(Wanted(tmp_path, None, 3, False, "float32"))
     assert len({some.name for some in found}) == len({some.task.file for some in found}) == len(found)
     assert {some.plan.format for some in found} == set(FORMATS)
-    quick = numbers.jobs(tmp_path, 1, True, "float32")
+    quick = numbers.jobs(Wanted(tmp_path, None, 1, True, "float32"))
     assert len(quick) < len(found) / 3
     assert {some.entrant for some in quick} == {"RoPE", "NoPE", "digits"}
     assert quick[0].task.recipe.steps < found[0].task.recipe.steps

@@ -23,7 +23,7 @@ from ropewalk.lab.scaling import CONTROL, FULL, NONE, NTK_AWARE, PI, POSE, UNTUN
 from ropewalk.lab.scaling import stretching as settle
 from ropewalk.lab.scaling_sheet import Found, Read, sheet
 from ropewalk.lab.scaling_summary import summarise
-from ropewalk.lab.train import Task, train
+from ropewalk.lab.train import Task, texts, train
 
 LENGTH, ROPE = 16, rw.Rotary(16)
 Tasks = Callable[..., Task]
@@ -52,7 +52,7 @@ def made(task: Tasks, data: Path, stream: Tensor, monkeypatch: pytest.MonkeyPatc
     def make(encoding: Any = ROPE, held_out: int = 256) -> Stretching:
         job = task(encoding)
         if not job.file.is_file():
-            train(job, stream[:2000], quiet)
+            train(job, Decoder(job.shape, encoding, job.seed), texts(stream[:2000], job.recipe, job.seed), quiet)
         return settle("RoPE", job.file, data, held_out=held_out)
 
     return make
@@ -165,13 +165,12 @@ def test_texts_of_skipped_positions_are_plain_texts_elsewhere(made: Made) -> Non
 
 def test_a_model_reads_at_the_places_that_it_is_given(tiny: Shape) -> None:
     ids = torch.randint(16, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    near, far = Decoder(tiny, ROPE), scaling.Placed(tiny, rw.Rotary(16, scaling=(rw.Linear(4),)))
+    near, far = Decoder(tiny, ROPE), Decoder(tiny, rw.Rotary(16, scaling=(rw.Linear(4),)))
     row = rw.contiguous(LENGTH)
-    far.at = row
-    assert not torch.allclose(near(ids), far(ids), atol=1e-3)
-    far.at = row._replace(position=4 * row.position)
-    assert torch.allclose(near(ids), far(ids), atol=1e-5)
-    assert torch.equal(far(ids, 3), far(ids)[:, -3:])
+    assert not torch.allclose(near(ids), far(ids, at=row), atol=1e-3)
+    spread = row._replace(position=4 * row.position)
+    assert torch.allclose(near(ids), far(ids, at=spread), atol=1e-5)
+    assert torch.equal(far(ids, 3, spread), far(ids, at=spread)[:, -3:])
 
 
 def test_a_tuning_takes_the_places_and_texts_of_its_steps(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +180,9 @@ def test_a_tuning_takes_the_places_and_texts_of_its_steps(made: Made, monkeypatc
 
     def tune(task: Task, model: Any, batches: Any, tell: Any, every: float) -> Any:
         for step in range(2):
-            ids, targets = batches(step)
+            ids, targets, at = batches(step)
             assert torch.equal(ids[:, 1:], targets[:, :-1])
-            seen.append((model.at, ids))
+            seen.append((at, ids))
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters(), strict=True))
         raise Interrupted
 
@@ -220,7 +219,7 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(stop: int, made: Made, monk
         if heard == stop:
             raise Interrupted
 
-    monkeypatch.setattr(scaling, "EVERY", -1.0)
+    monkeypatch.setattr(scaling, "EVERY", 1)
     with pytest.raises(Interrupted):
         job.run(tell)
     # the step that was told of is not in a checkpoint yet

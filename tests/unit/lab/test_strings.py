@@ -12,11 +12,13 @@ import torch.nn.functional as F
 
 import ropewalk as rw
 from ropewalk.lab import strings
-from ropewalk.lab.answers import IGNORED, VOCABULARY, Batch, Problem, batch, marks, rate, train
+from ropewalk.lab.answers import VOCABULARY, Problem, batch, marks
 from ropewalk.lab.checkpoint import read
+from ropewalk.lab.estimates import rate
+from ropewalk.lab.jobs import Wanted
 from ropewalk.lab.model import Decoder, Shape
 from ropewalk.lab.presets import Entrant
-from ropewalk.lab.train import Recipe, Task
+from ropewalk.lab.train import IGNORED, Batch, Recipe, Task, train
 
 TINY = Shape(VOCABULARY, width=8, layers=1, heads=2, hidden=8)
 
@@ -26,7 +28,7 @@ def tiny(folder: Path, encoding: Any = (), steps: int = 6) -> Task:
 
 
 def drill(folder: Path, encoding: Any = (), steps: int = 6) -> strings.Drill:
-    plan = strings.Plan(multiples=(1, 2), n=3)
+    plan = strings.Plan(length=20, multiples=(1, 2), n=3)
     return strings.Drill("a drill", "an entrant", tiny(folder, encoding, steps), plan)
 
 
@@ -83,7 +85,7 @@ def test_a_test_is_the_same_for_all_and_of_its_length() -> None:
 
 
 def test_a_batch_asks_for_answers_alone() -> None:
-    ids, targets = batch([Problem("=a=", "ab"), Problem("#", "12"), Problem("?A", "1?B", 2)])
+    ids, targets, _ = batch([Problem("=a=", "ab"), Problem("#", "12"), Problem("?A", "1?B", 2)])
     assert ids.tolist() == [list(b"=a=a"), [*b"#1", 0, 0], list(b"?A1?")]
     no = IGNORED
     assert targets.tolist() == [[no, no, *b"ab"], [*b"12", no, no], [no, ord("1"), no, ord("B")]]
@@ -142,7 +144,7 @@ def test_the_loss_is_the_mean_over_answers(tmp_path: Path) -> None:
     task, job = tiny(tmp_path, steps=1), drill(tmp_path)
     model, same = (Decoder(TINY, (), 0) for _ in range(2))
     done = train(task, model, job.batch, lambda _: None)
-    ids, targets = job.batch(0)
+    ids, targets, _ = job.batch(0)
     logits = same(ids).detach().double()
     each = [-F.log_softmax(x, -1)[t] for x, t in zip(logits.flatten(0, 1), targets.flatten(), strict=True) if t >= 0]
     assert len(each) < targets.numel()
@@ -163,7 +165,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, at: 
     job = drill(tmp_path)
     train(whole, Decoder(TINY, whole.encoding), job.batch, lambda _: None)
     with pytest.raises(KeyboardInterrupt):
-        train(broken, Decoder(TINY, broken.encoding), job.batch, stopping(at), every=0.0)
+        train(broken, Decoder(TINY, broken.encoding), job.batch, stopping(at), every=1)
     assert read(broken.file).step == at - 1
     steps = list[int]()
     done = train(broken, Decoder(TINY, broken.encoding, 5), job.batch, steps.append)
@@ -263,9 +265,9 @@ def test_an_interval_is_the_wider_of_two() -> None:
 
 
 def test_jobs_differ_in_file_and_name(tmp_path: Path) -> None:
-    found = strings.jobs(tmp_path, None, 2, False, "float32")
-    assert len({job.name for job in found}) == len({job.task.file for job in found}) == len(found) == 10
-    quick = strings.jobs(tmp_path, None, 2, True, "float32")
+    found = strings.jobs(Wanted(tmp_path, None, 2, False, "float32"))
+    assert len({job.name for job in found}) == len({job.task.file for job in found}) == len(found) == 18
+    quick = strings.jobs(Wanted(tmp_path, None, 2, True, "float32"))
     assert quick[0].task.recipe.steps < found[0].task.recipe.steps
-    layers = strings.jobs(tmp_path, [Entrant("mixed", [rw.Alibi(4), (), (), ()])], 1, False, "float32")
+    layers = strings.jobs(Wanted(tmp_path, (Entrant("mixed", [rw.Alibi(4), (), (), ()]),), 1, False, "float32"))
     assert layers[0].task.shape.layers == 4

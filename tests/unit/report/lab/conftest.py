@@ -241,7 +241,8 @@ def scaling_part() -> dict:
 def seen(share: float | None, k: int) -> dict:
     if share is None:
         return {"resolution": k, "reason": "no such place"}
-    return {"resolution": k, "share": share, "low": share - 0.02, "high": share + 0.02, "n": 360, "seeds": [share] * 3}
+    found = {"rate": share, "low": share - 0.02, "high": share + 0.02, "n": 360, "seeds": 3, "each": [share] * 3}
+    return {"resolution": k, **found}
 
 
 def pictures_part() -> dict:
@@ -279,11 +280,12 @@ def clips_part() -> dict:
                 right = 0.95 * kept**i
                 entry = {"frames": frames, "side": side, "chance": 1 / (frames if asked == "frame" else side)}
                 entry |= {
-                    "share": right,
+                    "rate": right,
                     "low": max(right - 0.03, 0.0),
                     "high": right + 0.03,
                     "n": 256,
-                    "seeds": [right] * 3,
+                    "seeds": 3,
+                    "each": [right] * 3,
                 }
                 accuracy[asked].append(entry)
         told.append({"name": name, "encoding": "()", "accuracy": accuracy})
