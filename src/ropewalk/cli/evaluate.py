@@ -33,49 +33,39 @@ length and under every protocol, to the figures of that run. A scaling is added 
 With --out every reading is kept as soon as it is done: the same command goes on where it was stopped, and other
 encodings may be added to the folder later. Exit code 2: bad input.
 """
-PRETRAINED, LAB = "pretrained models", "checkpoints of the lab"
+GIVEN = "COMMANDLINE"  # where the parser says that an option comes from
+PRETRAINED_ONLY, LAB_ONLY = ("baselines", "retrieval", "dtype", "chunk", "seed"), ("held_out",)
 
 
 def evaluate_command(
-    model: Annotated[
-        str, typer.Argument(help="A Hugging Face folder, a hub name, a .gguf file, demo, or a checkpoint of the lab.")
-    ],
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A folder, a hub name, a .gguf file, demo, or a checkpoint of the lab.")],
     encoding: Annotated[
-        str | None, typer.Option(help="A scaling or an encoding to read with; the model's own if not given.")
+        str | None, typer.Option(help="A scaling or an encoding; the model's own if not given.")
     ] = None,
     to: Annotated[
-        int | None,
-        typer.Option(help="Tokens to read; the model's window, at most 16,384, or as far as the lab run went."),
+        int | None, typer.Option(help="Tokens; if not given the model's window, at most 16,384, or as the lab run.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(help="Your own text: a file or a folder; else what extend or the lab run held out.")
+        str | None, typer.Option(help="A file or a folder; if not given what extend or the lab run holds out.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="A Hugging Face data set with a column text.")] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Read also as the model is, and its last trained window alone.")
+        bool, typer.Option("--baselines", help="Read also as the model is, and the last trained window alone.")
     ] = False,
-    retrieval: Annotated[str | None, typer.Option(help="Also ask for keys: named-keys or passkey.")] = None,
+    retrieval: Annotated[str, typer.Option(help="Ask for keys as well: named-keys, passkey or none.")] = "none",
     held_out: Annotated[
         int | None, typer.Option(help="Of a lab checkpoint: tokens to predict; as its run if not given.")
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for rows, losses and the summary; kept nowhere else.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16, as if not given, float16 or float32.")] = None,
-    chunk: Annotated[int | None, typer.Option(help="Tokens of a forward call; 1,024 if not given.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For keys and their names; 0 if not given.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for rows, losses and summary; else nothing is kept.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    chunk: Annotated[int, typer.Option(help="Tokens of a forward call; less takes less memory.")] = 1024,
+    seed: Annotated[int, typer.Option(help="For keys and their names.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Measure how MODEL reads texts of growing length, as it is or with another encoding."""
-    shared: dict[str, Any] = {"encoding": encoding, "to": to, "text": text, "dataset": dataset}
-    apart = {"--retrieval": retrieval, "--dtype": dtype, "--chunk": chunk, "--seed": seed}
-    apart |= {"--baselines": baselines or None}
     with Bar() as bar, results(out) as folder:
-        if model.endswith(".safetensors"):
-            check_kind(apart, PRETRAINED, model)
-            found = of_checkpoint(model, shared | {"held_out": held_out}, folder, bar)
-        else:
-            check_kind({"--held-out": held_out}, LAB, model)
-            given = {name.removeprefix("--"): value for name, value in apart.items() if value is not None}
-            found = of_pretrained(model, shared | given, folder, bar)
+        found = measured(context, model, folder, bar)
         if out:
             write(found, folder)
     show(bar.console, found)
@@ -83,6 +73,18 @@ def evaluate_command(
         bar.say(f"summary: {folder}/summary.json   all rows: {folder}/rows.jsonl")
     if as_json:
         print(json.dumps(found))
+
+
+def measured(context: typer.Context, model: str, folder: Path, bar: Bar) -> dict[str, Any]:
+    """What is measured of either kind of model, with the options that it has."""
+    of_lab = model.endswith(".safetensors")
+    barred, kind = (PRETRAINED_ONLY, "pretrained models") if of_lab else (LAB_ONLY, "checkpoints of the lab")
+    for name in barred:
+        source = context.get_parameter_source(name)
+        rule = f"left out: it is for {kind}, and {model} is none"
+        require(source is None or source.name != GIVEN, f"--{name.replace('_', '-')}", rule, context.params[name])
+    given = {name: value for name, value in context.params.items() if name not in (*barred, "model", "out", "as_json")}
+    return (of_checkpoint if of_lab else of_pretrained)(model, given, folder, bar)
 
 
 @contextmanager
@@ -93,12 +95,6 @@ def results(out: str | None) -> Generator[Path]:
         return
     with TemporaryDirectory(prefix="ropewalk-") as folder:
         yield Path(folder)
-
-
-def check_kind(options: dict[str, Any], kind: str, model: str) -> None:
-    """Raise ConfigError where an option is given that only another kind of model has."""
-    for name, value in options.items():
-        require(value is None, name, f"left out: it is for {kind}, and {model} is none", value)
 
 
 def of_checkpoint(model: str, given: dict[str, Any], folder: Path, bar: Bar) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """`ropewalk lab`: small models trained short and tested long, one per encoding, under protocols that are named."""
 
 import json
-from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,7 +12,10 @@ from ropewalk.cli.bar import Bar
 from ropewalk.cli.list import table
 from ropewalk.errors import require
 
-GIVEN = "COMMANDLINE"
+if TYPE_CHECKING:
+    from ropewalk.lab.request import LabRequest
+
+ANEW = ("resume", "workers", "cluster", "as_json")  # what may be said when a run is gone on with
 
 EXAMPLES = """
 Examples, each a line:
@@ -71,18 +73,31 @@ def lab_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Train a small model with each encoding on short texts, test it on longer ones, and judge what comes out."""
-    from ropewalk.lab.request import LabRequest, stored
+    from ropewalk.lab.request import LabRequest
+
+    names = {field.name for field in fields(LabRequest)}
+    given = {name: value for name, value in context.params.items() if name in names}
+    carry_out(LabRequest(**given) if resume is None else gone_on_with(context, Path(resume)), as_json)
+
+
+def gone_on_with(context: typer.Context, folder: Path) -> "LabRequest":
+    """What the run in `folder` was asked for. Raises ConfigError for options that it has settled."""
+    from ropewalk.lab.request import stored
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    settled = ", ".join(f"--{name.replace('_', '-')}" for name in given if name not in ANEW)
+    require(not settled, "--resume", "without what the run has settled", settled)
+    here = {name: context.params[name] for name in ("workers", "cluster") if name in given}
+    return replace(stored(folder), **here)
+
+
+def carry_out(given: "LabRequest", as_json: bool) -> None:
+    """The run, its report, and what is said of both."""
     from ropewalk.lab.run import lab
     from ropewalk.lab.summary import summarise, write
     from ropewalk.report.lab_page import write_lab_report
 
-    here: dict[str, Any] = {"workers": workers, "cluster": cluster}
-    if resume is not None:
-        check_alone(context, ("resume", "as_json", *here))
-        given = replace(stored(Path(resume)), **{name: value for name, value in here.items() if value is not None})
-    else:
-        names = {field.name for field in fields(LabRequest)}
-        given = LabRequest(**{name: value for name, value in context.params.items() if name in names})
     with Bar() as bar:
         run = lab(given, Told(bar))
         summary = summarise(run)
@@ -94,14 +109,6 @@ def lab_command(
         print(json.dumps(summary))
     told = summary["verdict"]["passed"] or summary["verdict"]["failed"] or not summary["sheet"]
     raise typer.Exit(0 if told else 1)
-
-
-def check_alone(context: typer.Context, allowed: Collection[str]) -> None:
-    """Raise ConfigError for options that a run which is gone on with has settled."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    others = [n for n, source in sources.items() if n not in allowed and source and source.name == GIVEN]
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-    require(not others, "--resume", "without what the run has settled", options)
 
 
 class Told:

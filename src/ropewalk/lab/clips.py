@@ -162,7 +162,7 @@ def tests(model: ClipReader, tell: Tell) -> Iterator[Row]:
     for number, (frames, side) in enumerate(SIZES):
         draw, right = torch.Generator().manual_seed(HELD_OUT + number), [0] * len(ASKED)
         for _ in range(TESTED // CALL):
-            shown, wanted, _ = clips(CALL, frames, side, draw)
+            shown, wanted, *_ = clips(CALL, frames, side, draw)
             found = model(shown).argmax(-1).view(wanted.shape) == wanted
             for kind in range(len(ASKED)):
                 right[kind] += int(found[shown == MARK + kind].sum())

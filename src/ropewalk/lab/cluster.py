@@ -7,18 +7,20 @@ found out, and a task that outlived its run ends before the next run needs its f
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ropewalk.errors import RopewalkError, UnsupportedError, require
 from ropewalk.evaluate.run import Row, make_folder, unwritable
 from ropewalk.lab.jobs import Job
+from ropewalk.lab.nodes import UNSEEN, Seen, lacks, looker
 from ropewalk.lab.workers import AGAIN, DONE, RAISED, keep_memory
 
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
@@ -27,7 +29,6 @@ PATIENCE = 10  # seconds that a cluster has for its first answer
 LOOK = 60  # seconds that a node has to start a process and look
 STORE = 128 * 2**20  # bytes that a local Ray keeps results in
 PROBE = ".cluster-"
-UNSEEN = "does not see what is written to {}: --out must be a folder that all nodes share under one path"
 # read by Ray when it is imported or started
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,15 +37,6 @@ QUIET = {
     "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "4",
     "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "4",
 }
-
-
-class Seen(NamedTuple):
-    """What a node has of what a task needs."""
-
-    sources: str  # a digest of ropewalk's, "" where it is not installed
-    torch: str  # its version, "" where it is not installed
-    content: str  # of the probe, "" where the node does not see it
-    refused: str  # why the node cannot write beside it, "" where it can
 
 
 class Cluster:
@@ -102,12 +94,14 @@ class Cluster:
             count = self.most or len(os.sched_getaffinity(0))
             told |= {"num_cpus": count, "include_dashboard": False, "object_store_memory": STORE}
         try:
-            self.ray.init(self.address, **told)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise self.unusable(error) from None
+            with hushed():
+                self.ray.init(self.address, **told)
+        except (RuntimeError, ValueError, OSError) as error:
+            token = "" if self.address in (LOCAL, AUTO) else "; if it asks for a token, set RAY_AUTH_MODE=token"
+            raise self.unusable(line(error) + token) from None
 
-    def unusable(self, why: object) -> RopewalkError:
-        return RopewalkError(f"cannot use the Ray cluster {self.address!r}: {line(why)}")
+    def unusable(self, why: str) -> RopewalkError:
+        return RopewalkError(f"cannot use the Ray cluster {self.address!r}: {why}")
 
     def share(self) -> Path:
         """A new probe in the folder, instead of those of runs that were killed."""
@@ -229,57 +223,28 @@ def carry_out(job: Job, probe: Path, content: str, ticks: Any) -> tuple[str, Any
         return RAISED, error
 
 
-def looker() -> Callable[[str], tuple[str, str, str, str]]:
-    """What tells the fields of Seen; made here, so that Ray sends its code to nodes that have no ropewalk."""
-
-    def look(probe: str) -> tuple[str, str, str, str]:
-        import hashlib
-        import importlib.metadata
-        import importlib.util
-        import pathlib
-        import tempfile
-
-        sources, version, content, refused = hashlib.sha256(), "", "", ""
-        spec, file = importlib.util.find_spec("ropewalk"), pathlib.Path(probe)
-        for source in sorted(pathlib.Path(spec.origin).parent.rglob("*.py")) if spec and spec.origin else ():
-            sources.update(source.read_bytes())
-        try:
-            version = importlib.metadata.version("torch")
-        except importlib.metadata.PackageNotFoundError:
-            pass
-        try:
-            content = file.read_text()
-            tempfile.TemporaryFile(dir=file.parent).close()
-        except OSError as error:
-            refused = error.strerror or str(error)
-        return sources.hexdigest()[:8] if spec else "", version, content, refused
-
-    return look
-
-
-def lacks(seen: Seen, wanted: Seen, folder: Path) -> str:
-    """What a node lacks, and what to do; "" where it lacks nothing."""
-    if seen.content != wanted.content:
-        return UNSEEN.format(folder)
-    if seen.refused:
-        return f"cannot write to {folder}: {seen.refused}"
-    for name, there, here in ("torch", seen.torch, wanted.torch), ("ropewalk", seen.sources, wanted.sources):
-        if there != here:
-            has = f"has no {name}" if not there else f"has another {name} ({there}) than the run began with ({here})"
-            return f"{has}: install the same on all"
-    return ""
-
-
 def cpus(node: dict[str, Any]) -> int:
     """How many tasks of one CPU a node has room for."""
     return int(node["Resources"].get("CPU", 0))
 
 
-def line(said: object) -> str:
-    """The first line of what Ray says; of an exception in a task, which Ray shows with its traceback, its own."""
-    cause: object = getattr(said, "cause", None)
-    found = next(iter(str(cause or said).strip().splitlines()), "no reason given").rstrip(".:")
-    return f"{type(cause).__name__}: {found}" if cause else found
+def line(error: Exception) -> str:
+    """One line of what Ray says: the first, or the last where it tells of an exception elsewhere by its traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "Traceback" in str(error) else 0].rstrip(".:")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Lose what is written to standard error meanwhile: Ray's own code in C++ knows no other way to be silent."""
+    with warnings.catch_warnings(action="ignore"), Path(os.devnull).open("w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def loaded() -> Any:

@@ -49,12 +49,8 @@ class Ranks:
             return
         rule = f"divisible by {2 * self.context}, twice --context"
         require(recipe.length % (2 * self.context) == 0, "--train-length", rule, recipe.length)
-        for e in (
-            e
-            for given in encodings
-            for one in (given if isinstance(given, list) else [given])
-            for e in parts(one, Embeds)
-        ):
+        each = [one for given in encodings for one in (given if isinstance(given, list) else [given])]
+        for e in (e for one in each for e in parts(one, Embeds)):
             if getattr(e, "context", 0):
                 raise UnsupportedError(f"{short(e)} reads neighbouring tokens, which --context puts on other processes")
 
@@ -128,7 +124,7 @@ class Ranks:
         k, v = held.full_tensor(grad_placements=[Partial()])[:, :, :, own.back].to(k.dtype)
         out, half = list[Tensor](), q.shape[2] // 2
         # two runs of the row, each with the keys that it can see
-        for run in (slice(half), slice(half, None)) if self.context > 1 else (slice(None),):
+        for run in (slice(half), slice(half, None)):
             seen = slice(int(own.mine[run][-1]) + 1)
             here, there = select(at, run), select(own.at, seen)
             out.append(attend(q[:, :, run], k[:, :, seen], v[:, :, seen], encoding, w, here, there))
@@ -147,8 +143,6 @@ class Row(NamedTuple):
 def row(length: int, rank: int, world: int, device: torch.device) -> Row:
     """Texts of so many tokens on `world` ranks; causal attention is then the same work for each."""
     at = contiguous(length)
-    if world == 1:
-        return Row(Tokens(*(x.to(device) for x in at)), at.order[0].to(device), at.order[0].to(device))
-    shares = [shard(at, each, world).order[0] for each in range(world)]
+    shares = [shard(at, each, world).order[0] for each in range(world)] if world > 1 else [at.order[0]]
     back = torch.cat(shares).argsort()
     return Row(Tokens(*(x.to(device) for x in at)), shares[rank].to(device), back.to(device))

@@ -1,7 +1,7 @@
 """A lab run in the processes of torchrun: all of them make a training of text together, the first does all the rest."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from ropewalk.lab.workers import Pool, keep_memory
 if TYPE_CHECKING:
     from ropewalk.lab.ranks import Ranks
 
+TOLD = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BAD_INPUT = 2  # the exit code
 
 
 @contextmanager
-def joined(context: int = 1) -> Iterator["Ranks | None"]:
+def joined(context: int = 1) -> Generator["Ranks | None"]:
     """This process among those that torchrun has started, `context` of which share a text; None where it is alone.
 
     It reads WORLD_SIZE, LOCAL_RANK and what else torchrun and `accelerate launch` set. With the block of the first
@@ -31,6 +32,8 @@ def joined(context: int = 1) -> Iterator["Ranks | None"]:
         require(context == 1, "--context", "1 unless torchrun or accelerate launch starts several processes", context)
         yield None
         return
+    missing = [name for name in TOLD if name not in os.environ]
+    require(not missing, "the environment with WORLD_SIZE", "one of torchrun's", f"one without {', '.join(missing)}")
     from ropewalk.lab.ranks import Ranks
 
     keep_memory()
@@ -56,7 +59,7 @@ def follow(ranks: "Ranks") -> int:
     code = 1
     while code:
         try:
-            told = ranks.first(lambda: None)
+            told: Any = ranks.first(lambda: None)
         except RuntimeError:
             # the first rank is gone; torchrun ends all at the first that fails, and that one has something to say
             return code

@@ -47,8 +47,13 @@ def numbers(summary: Summary) -> Part:
         "Shares of sums that are right to the last digit, in percent, with 95% intervals, by how they are written and "
         "by the digits of both numbers; what is right of the line is longer than any in training."
     )
-    lesson = {"numbers": lab_tasks.numbers_lesson(summary)}
-    return Part("numbers", "Numbers past the trained range", (lab_tasks.numbers,), lesson, {"numbers": caption})
+    lessons = {
+        "numbers": lab_tasks.numbers_lesson(summary),
+        "digits": "The same answers digit by digit: a sum with one digit wrong counts for nothing above.",
+    }
+    captions = {"numbers": caption, "digits": "Each digit is predicted after the right ones before it; a guess has 10."}
+    draws = (lab_tasks.numbers, lab_tasks.digits)
+    return Part("numbers", "Numbers past the trained range", draws, lessons, captions)
 
 
 def pictures(summary: Summary) -> Part:

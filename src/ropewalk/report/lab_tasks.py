@@ -28,9 +28,22 @@ def strings(summary: Summary, narrow: bool = False) -> Figure:
 @rc_context(RC)
 def numbers(summary: Summary, narrow: bool = False) -> Figure:
     """Shares of sums that were right to the last digit, by format and digits."""
+    return by_format(summary, narrow, "exact", "% of sums right")
+
+
+@rc_context(RC)
+def digits(summary: Summary, narrow: bool = False) -> Figure:
+    """Shares of the digits of sums that were right, by format and digits."""
+    return by_format(summary, narrow, "digit", "% of digits right")
+
+
+def by_format(summary: Summary, narrow: bool, field: str, words: str) -> Figure:
+    """A table for every format."""
     part = summary["numbers"]
-    trained = part["trained_digits"]
-    made = [answers(f"{form}, % right", some, "digits", trained) for form, some in part["formats"].items()]
+    made = [
+        answers(f"{form}, {words}", some, "digits", part["trained_digits"], field=field)
+        for form, some in part["formats"].items()
+    ]
     return lab_cells.figure([fewer(t) for t in made] if narrow else made, "digits of a number", narrow, across=1)
 
 
@@ -62,10 +75,13 @@ def clips(summary: Summary, narrow: bool = False) -> Figure:
     return lab_cells.figure(tables, "frames, and rows by columns", narrow, across=3)
 
 
-def answers(title: str, encodings: list[dict], by: str, trained: int, unit: str = "") -> Table:
-    """Whole answers that were right, by encoding and by "multiple" or "digits", of which those to `trained` are."""
+def answers(title: str, encodings: list[dict], by: str, trained: int, unit: str = "", field: str = "exact") -> Table:
+    """What was right, by encoding and by "multiple" or "digits", of which those to `trained` are trained.
+
+    `field` is "exact" for whole answers, "digit" for digits of sums.
+    """
     columns = sorted({c[by] for e in encodings for c in e["cells"]})
-    rows = [{c[by]: c.get("exact") for c in e["cells"]} for e in encodings]
+    rows = [{c[by]: c.get(field) for c in e["cells"]} for e in encodings]
     cells = [[cell(row.get(column)) for column in columns] for row in rows]
     inside = sum(column <= trained for column in columns)
     return Table(title, [e["name"] for e in encodings], [f"{c}{unit}" for c in columns], cells, inside)

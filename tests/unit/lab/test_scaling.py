@@ -180,7 +180,7 @@ def test_a_tuning_takes_the_places_and_texts_of_its_steps(made: Made, monkeypatc
 
     def tune(task: Task, model: Any, batches: Any, tell: Any, every: float) -> Any:
         for step in range(2):
-            ids, targets, at = batches(step)
+            ids, targets, at, *_ = batches(step)
             assert torch.equal(ids[:, 1:], targets[:, :-1])
             seen.append((at, ids))
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), base.parameters(), strict=True))

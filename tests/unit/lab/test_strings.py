@@ -85,7 +85,7 @@ def test_a_test_is_the_same_for_all_and_of_its_length() -> None:
 
 
 def test_a_batch_asks_for_answers_alone() -> None:
-    ids, targets, _ = batch([Problem("=a=", "ab"), Problem("#", "12"), Problem("?A", "1?B", 2)])
+    ids, targets, *_ = batch([Problem("=a=", "ab"), Problem("#", "12"), Problem("?A", "1?B", 2)])
     assert ids.tolist() == [list(b"=a=a"), [*b"#1", 0, 0], list(b"?A1?")]
     no = IGNORED
     assert targets.tolist() == [[no, no, *b"ab"], [*b"12", no, no], [no, ord("1"), no, ord("B")]]
@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_over_answers(tmp_path: Path) -> None:
     task, job = tiny(tmp_path, steps=1), drill(tmp_path)
     model, same = (Decoder(TINY, (), 0) for _ in range(2))
     done = train(task, model, job.batch, lambda _: None)
-    ids, targets, _ = job.batch(0)
+    ids, targets, *_ = job.batch(0)
     logits = same(ids).detach().double()
     each = [-F.log_softmax(x, -1)[t] for x, t in zip(logits.flatten(0, 1), targets.flatten(), strict=True) if t >= 0]
     assert len(each) < targets.numel()

@@ -321,7 +321,10 @@ def numbers_part() -> dict:
             {
                 "name": name,
                 "encoding": "()",
-                "cells": [{"digits": d, "exact": rate(0.97 if d <= far else 0.0)} for d in range(1, 17)],
+                "cells": [
+                    {"digits": d, "exact": rate(0.97 if d <= far else 0.0), "digit": rate(0.99 if d <= far else 0.4)}
+                    for d in range(1, 17)
+                ],
             }
             for name, far in some.items()
         ]

@@ -16,6 +16,7 @@ from ropewalk.report.lab_speed import speed
 from ropewalk.report.lab_tasks import (
     clips,
     clips_lesson,
+    digits,
     numbers,
     numbers_lesson,
     pictures,
@@ -25,7 +26,20 @@ from ropewalk.report.lab_tasks import (
 )
 from ropewalk.report.style import THEME
 
-FIGURES = [perplexity, change, positions, published, speed, scaling, scaling_steps, strings, numbers, pictures, clips]
+FIGURES = [
+    perplexity,
+    change,
+    positions,
+    published,
+    speed,
+    scaling,
+    scaling_steps,
+    strings,
+    numbers,
+    digits,
+    pictures,
+    clips,
+]
 
 
 def lines(ax: Axes) -> dict[str, tuple[list[float], list[float]]]:
@@ -260,6 +274,7 @@ def test_numbers_stand_by_format_and_digits(whole: dict) -> None:
     assert list(plain.lines[0].get_xdata()) == [5, 5]
     assert [text.get_text() for text in plain.get_xticklabels()] == [str(n) for n in range(1, 17)]
     assert words(backwards)[::2] == ["97"] * 8 + ["0"] * 8 + ["97"] * 12 + ["0"] * 4
+    assert words(digits(whole).axes[1])[::2] == ["99"] * 8 + ["40"] * 8 + ["99"] * 12 + ["40"] * 4
     said = numbers_lesson(whole)
     assert "Plain: most sums are right up to 5 digits (NoPE and digits)." in said
     assert "Reversed: most sums are right up to 12 digits (digits)." in said

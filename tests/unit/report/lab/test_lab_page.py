@@ -147,7 +147,7 @@ def test_what_looks_like_markup_is_shown_as_text(lab: dict) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_files_are_written(whole: dict, tmp_path: Path) -> None:
     written = write_lab_report(whole, tmp_path / "out")
-    figures = [*FIGURES, "strings", "numbers", "pictures", "clips", "scaling", "scaling_steps"]
+    figures = [*FIGURES, "strings", "numbers", "digits", "pictures", "clips", "scaling", "scaling_steps"]
     assert list(drawn(whole)) == figures
     names = ["report.html", *(f"figures/{name}.png" for name in figures)]
     assert [p.relative_to(tmp_path / "out").as_posix() for p in written] == names
