@@ -64,10 +64,17 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Measure how MODEL reads texts of growing length, as it is or with another encoding."""
+    carry_out(context, model, out, as_json)
+
+
+def carry_out(context: typer.Context, model: str, out: str | None, as_json: bool) -> None:
+    """The measurements, and what is said of them."""
+    from ropewalk.evaluate.run import put_json
+
     with Bar() as bar, results(out) as folder:
         found = measured(context, model, folder, bar)
         if out:
-            write(found, folder)
+            put_json(folder / "summary.json", found)
     show(bar.console, found)
     if out:
         bar.say(f"summary: {folder}/summary.json   all rows: {folder}/rows.jsonl")
@@ -115,20 +122,6 @@ def of_pretrained(model: str, given: dict[str, Any], folder: Path, bar: Bar) -> 
             bar.tell(share, f"{stage}: {name}, {tokens:,} tokens")
 
     return measure(EvaluateRequest(model, **given), folder, Seen())
-
-
-def write(found: dict[str, Any], folder: Path) -> None:
-    """summary.json, whole or not at all."""
-    from ropewalk.evaluate.run import unwritable
-
-    file = folder / "summary.json"
-    part = file.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise unwritable(file, error) from None
 
 
 def show(console: Console, found: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import ConfigError
-from ropewalk.evaluate.run import unwritable
+from ropewalk.evaluate.run import put_file
 from ropewalk.lab.model import Decoder, Shape
 from ropewalk.notation import parse
 
@@ -36,22 +35,12 @@ def kept_at(folder: Path, name: str, encoding: Any, seed: int) -> Path:
 
 
 def save(file: Path, saved: Saved) -> None:
-    """Write it beside `file`, then put it in its place."""
+    """Write it, whole or not at all."""
     from safetensors.torch import save as serialized
 
-    part = file.with_suffix(".part")
     # one entry: the order of several would differ from file to file
     told = {TOLD: json.dumps({"step": saved.step, "settings": saved.settings}, sort_keys=True)}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            stream.write(serialized(saved.tensors, told))
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise unwritable(file, error) from None
+    put_file(file, serialized(saved.tensors, told))
 
 
 def read(file: Path) -> Saved:

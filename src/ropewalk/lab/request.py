@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ropewalk.errors import ConfigError, require
-from ropewalk.evaluate.run import unwritable
+from ropewalk.evaluate.run import put_json
 from ropewalk.lab.evaluation import Plan
 from ropewalk.lab.presets import Entrant, entrants, named
 from ropewalk.lab.scaling import LONGEST
@@ -99,14 +99,7 @@ class LabRequest:
 
 def keep(request: LabRequest, folder: Path) -> None:
     """Write it into `folder`, whole or not at all, for `stored`."""
-    file = folder / REQUEST
-    part = file.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(asdict(request), indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise unwritable(file, error) from None
+    put_json(folder / REQUEST, asdict(request))
 
 
 def stored(folder: Path) -> LabRequest:

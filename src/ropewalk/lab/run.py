@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ropewalk.encodings import Rotary
 from ropewalk.errors import require
-from ropewalk.evaluate.run import Ledger, Row, check_writable, unwritable
+from ropewalk.evaluate.run import Ledger, Row, check_writable, put_file
 from ropewalk.lab.checkpoint import kept_at
 from ropewalk.lab.data import Corpus, check_size, corpus
 from ropewalk.lab.evaluation import SLIDING, WINDOWS, Plan
@@ -278,13 +278,5 @@ def keep_corpus(folder: Path, read: Corpus) -> None:
 
     streams = save({"train": read.train, "held_out": read.held_out}, {"source": read.source})
     for name, content in ((DATA, streams), (TOKENIZER, read.pieces.encode())):
-        file = folder / name
-        if file.is_file() or not content:
-            continue
-        part = file.with_suffix(".part")
-        try:
-            part.write_bytes(content)
-            part.replace(file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise unwritable(file, error) from None
+        if content and not (folder / name).is_file():
+            put_file(folder / name, content)

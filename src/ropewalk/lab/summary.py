@@ -30,7 +30,6 @@ What is unknown is null. Losses are nats per token; a perplexity is the exponent
     strings, numbers, pictures, clips, scaling   what the modules of that name make of their rows, where asked for
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
@@ -41,7 +40,7 @@ import numpy as np
 from ropewalk.bench.request import BenchRequest
 from ropewalk.bench.run import machine
 from ropewalk.evaluate.metrics.perplexity import Losses
-from ropewalk.evaluate.run import unwritable
+from ropewalk.evaluate.run import put_json
 from ropewalk.lab import published, scaling_summary
 from ropewalk.lab.estimates import Estimate, estimate
 from ropewalk.lab.evaluation import FIXED, NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, by_position, edges, view
@@ -95,14 +94,7 @@ def beside(run: Run) -> dict[str, Any]:
 
 def write(run: Run, summary: dict[str, Any]) -> None:
     """summary.json in the run's folder, whole or not at all."""
-    file = run.folder / SUMMARY
-    part = file.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise unwritable(file, error) from None
+    put_json(run.folder / SUMMARY, summary)
 
 
 def curves_of(run: Run, entrant: Entrant) -> Curves:

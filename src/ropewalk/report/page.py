@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ropewalk.evaluate.run import put_file
 from ropewalk.report import findings, plots, style, tables
 from ropewalk.report.style import Summary
 
@@ -79,9 +80,6 @@ def write(html: str, draws: Draws, summary: Summary, folder: Path) -> list[Path]
     content = {folder / "report.html": html.encode()}
     for name, draw in draws.items():
         content[folder / "figures" / f"{name}.png"] = style.png(draw(summary))
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     for path, data in content.items():
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        put_file(path, data)
     return list(content)
