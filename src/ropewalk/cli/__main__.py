@@ -1,5 +1,6 @@
 """The `ropewalk` command: one file per command, each a thin skin over one library function."""
 
+import os
 import sys
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from ropewalk.cli.show import show_command
 from ropewalk.errors import RopewalkError
 
 INTERRUPTED = 130  # what typer makes of control-C
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
 
 app = typer.Typer(
     name="ropewalk",
@@ -48,10 +50,12 @@ def main() -> None:
         # outside this mode typer draws a box around what is wrong, over several lines
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except RopewalkError as error:
-        print(f"ropewalk: {error}", file=sys.stderr)
+        if FIRST:
+            print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
-        print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
+        if FIRST:
+            print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
         sys.exit(2)
     if code == INTERRUPTED:
         print("ropewalk: stopped; run the same command again to go on", file=sys.stderr)

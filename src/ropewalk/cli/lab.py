@@ -13,9 +13,10 @@ from ropewalk.cli.list import table
 from ropewalk.errors import require
 
 if TYPE_CHECKING:
+    from ropewalk.lab.ranks import Ranks
     from ropewalk.lab.request import LabRequest
 
-ANEW = ("resume", "workers", "cluster", "as_json")  # what may be said when a run is gone on with
+ANEW = ("resume", "workers", "cluster", "share", "as_json")  # what may be said when a run is gone on with
 
 EXAMPLES = """
 Examples, each a line:
@@ -70,14 +71,21 @@ def lab_command(
     cluster: Annotated[str | None, typer.Option(help="Ray: ray://HOST:PORT, auto, or local; see below.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
     resume: Annotated[str | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    share: Annotated[int, typer.Option("--context", help="Of torchrun's processes, so many share a text.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Train a small model with each encoding on short texts, test it on longer ones, and judge what comes out."""
     from ropewalk.lab.request import LabRequest
+    from ropewalk.lab.together import follow, joined
 
-    names = {field.name for field in fields(LabRequest)}
-    given = {name: value for name, value in context.params.items() if name in names}
-    carry_out(LabRequest(**given) if resume is None else gone_on_with(context, Path(resume)), as_json)
+    with joined(share) as ranks:
+        if ranks and ranks.rank:
+            raise typer.Exit(follow(ranks))
+        names = {field.name for field in fields(LabRequest)}
+        given = {name: value for name, value in context.params.items() if name in names}
+        request = LabRequest(**given) if resume is None else gone_on_with(context, Path(resume))
+        told = carry_out(request, as_json, ranks)
+    raise typer.Exit(0 if told else 1)
 
 
 def gone_on_with(context: typer.Context, folder: Path) -> "LabRequest":
@@ -92,14 +100,14 @@ def gone_on_with(context: typer.Context, folder: Path) -> "LabRequest":
     return replace(stored(folder), **here)
 
 
-def carry_out(given: "LabRequest", as_json: bool) -> None:
-    """The run, its report, and what is said of both."""
+def carry_out(given: "LabRequest", as_json: bool, ranks: "Ranks | None") -> bool:
+    """The run, its report, and what is said of both; whether a line of the sheet has a verdict, where it has lines."""
     from ropewalk.lab.run import lab
     from ropewalk.lab.summary import summarise, write
     from ropewalk.report.lab_page import write_lab_report
 
     with Bar() as bar:
-        run = lab(given, Told(bar))
+        run = lab(given, Told(bar), ranks)
         summary = summarise(run)
         write(run, summary)
         report = write_lab_report(summary, run.folder)[0]
@@ -107,8 +115,7 @@ def carry_out(given: "LabRequest", as_json: bool) -> None:
     bar.say(f"report: {report}   all rows: {run.folder}/rows.jsonl")
     if as_json:
         print(json.dumps(summary))
-    told = summary["verdict"]["passed"] or summary["verdict"]["failed"] or not summary["sheet"]
-    raise typer.Exit(0 if told else 1)
+    return bool(summary["verdict"]["passed"] or summary["verdict"]["failed"] or not summary["sheet"])
 
 
 class Told:

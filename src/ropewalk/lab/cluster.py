@@ -229,9 +229,9 @@ def cpus(node: dict[str, Any]) -> int:
 
 
 def line(error: Exception) -> str:
-    """One line of what Ray says: the first, or the last where it tells of an exception elsewhere by its traceback."""
+    """One sentence of what Ray says: the first, or the last line where it shows the traceback of another process."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1 if "Traceback" in str(error) else 0].rstrip(".:")
+    return lines[-1 if "Traceback" in str(error) else 0].split(". ")[0].rstrip(".:")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from ropewalk.lab.model import Decoder
 from ropewalk.lab.presets import Entrant
 from ropewalk.lab.speed import Pace, time_all
 from ropewalk.lab.train import Task, Trained, texts, thinned, train
+
+if TYPE_CHECKING:
+    from ropewalk.lab.ranks import Ranks
 
 DATA = "data.safetensors"
 TRAINING, READING, SPEED = "training", "reading", "speed"  # kinds of rows
@@ -67,13 +70,13 @@ class Training(NamedTuple):
         recipe = self.task.recipe
         return recipe.steps * recipe.batch * recipe.length * STEP[recipe.dtype]
 
-    def run(self, tell: Tell) -> Row:
-        """The row of the training, whose checkpoint is on the disk."""
+    def run(self, tell: Tell, ranks: "Ranks | None" = None) -> Row:
+        """The row of the training, whose checkpoint is on the disk; `ranks` share the work where there are any."""
         recipe, start = self.task.recipe, time.perf_counter()
         each = self.cost / recipe.steps
         model = Decoder(self.task.shape, self.task.encoding, self.task.seed)
         batches = texts(stream(self.data, "train"), recipe, self.task.seed)
-        done = train(self.task, model, batches, lambda _: tell(each), self.every)
+        done = train(self.task, model, batches, lambda _: tell(each), self.every, ranks)
         row = {"kind": TRAINING, "name": self.name, "entrant": self.entrant} | trained(self.task, done)
         return row | {"seconds": time.perf_counter() - start}
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ropewalk.encodings import Rotary
 from ropewalk.errors import require
@@ -31,8 +31,12 @@ from ropewalk.lab.request import LabRequest, keep
 from ropewalk.lab.scaling import Stretching, Tuning, stretching
 from ropewalk.lab.speed import STAGES, Pace
 from ropewalk.lab.tasks import SCALING, SIDES, TEXT
+from ropewalk.lab.together import Together
 from ropewalk.lab.train import Recipe, Task
 from ropewalk.lab.workers import Progress, pool
+
+if TYPE_CHECKING:
+    from ropewalk.lab.ranks import Ranks
 
 ROUNDS, LONG_ROUNDS = 7, 3  # how often each model is timed, in texts of the trained length and in longer ones
 CALL = 2048  # tokens of a call that is timed
@@ -145,12 +149,15 @@ class Run:
         return [(e, seed) for seed in range(self.seeds) for e in self.entrants]
 
 
-def lab(request: LabRequest, watch: Watch) -> Run:
+def lab(request: LabRequest, watch: Watch, ranks: "Ranks | None" = None) -> Run:
     """Train, read and time everything that the request asks for; the rows then hold all that a summary needs.
 
     Raises RopewalkError before anything is written if the request cannot be carried out.
     """
     workers = pool(request.workers, request.cluster, Path(request.out).absolute())
+    if ranks:
+        workers = Together(ranks, workers)
+        ranks.check(request.recipe(), [e.encoding for e in request.entrants() if TEXT in request.wanted()])
     run = prepare(request, watch)
     progress = Progress(watch.at)
     waiting = outstanding(run, progress)
