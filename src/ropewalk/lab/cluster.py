@@ -8,7 +8,7 @@ found out, and a task that outlived its run ends before the next run needs its f
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -235,7 +235,7 @@ def line(error: Exception) -> str:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def hushed() -> Generator[None]:
     """Lose what is written to standard error meanwhile: Ray's own code in C++ knows no other way to be silent."""
     with warnings.catch_warnings(action="ignore"), Path(os.devnull).open("w") as nowhere:
         kept = os.dup(2)

@@ -45,10 +45,14 @@ class Refuses(NamedTuple):
 
 
 class Dies(NamedTuple):
+    """Leaves a mark in a folder whenever it is tried."""
+
     name: str
+    folder: Path
     cost: float = 1.0
 
     def run(self, tell: Any) -> Any:
+        (self.folder / str(os.getpid())).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -137,13 +141,14 @@ def test_what_a_task_raises_is_raised_here(cluster: Cluster) -> None:
     assert rows(cluster, [Counts("next")])["next"]["threads"] == 1
 
 
-def test_a_task_whose_process_is_gone_is_one_line(cluster: Cluster) -> None:
+def test_a_task_whose_process_is_gone_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(
         RopewalkError, match=r"^the task of 'ill' was ended on the Ray cluster .*again to go on$"
     ) as told:
-        rows(cluster, [Dies("ill")])
+        rows(cluster, [Dies("ill", tmp_path)])
     assert "\n" not in str(told.value)
     assert not cluster.busy
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_who_has_no_folder_does_no_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
