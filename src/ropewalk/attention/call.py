@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.masks import Mask, bidirectional, causal
+from ropewalk.rotation import turn_both
 from ropewalk.sites import Rotates, Weights, parts
 from ropewalk.tokens import Tokens
 
@@ -84,7 +85,10 @@ class Call(NamedTuple):
         for e in rotations:
             # one that grows with position is shift equivariant and asks for positions near zero
             near = e.nearby(self.q_at, self.k_at) if hasattr(e, "nearby") else (self.q_at, self.k_at)
-            q, k = e.rotation(self.w, near[0]).query(q), e.rotation(self.w, near[1]).key(k)
+            if near[0] is near[1]:
+                q, k = turn_both(e.rotation(self.w, near[0]), q, k)
+            else:
+                q, k = e.rotation(self.w, near[0]).query(q), e.rotation(self.w, near[1]).key(k)
         rest = tuple(e for e in self.members() if not isinstance(e, Rotates))
         return self._replace(q=q.to(self.kept), k=k.to(self.kept), encoding=rest)
 

@@ -1,7 +1,8 @@
 """Attention with one number per head and distance, where a distance is a difference of indices.
 
 The numbers of all pairs of a strip of queries with their keys are a view of a table, whose rows overlap: with the
-queries of a strip in reverse, both strides are 1.  Nothing of the size of a square is ever stored.
+queries of a strip in reverse, both strides are 1.  Nothing of the size of a square is ever stored, but where one strip
+is all of a text.
 Letters: B batch, Q queries, K keys, H query heads, G key heads, D head channels, V value channels, N distances.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -29,8 +31,31 @@ TILED = 16  # query heads, of all rows of the batch, that the gradient works on 
 def attend_strips(call: Call) -> Tensor:
     """[B, H, Q, V] for tokens in line under a causal or bidirectional mask."""
     c = call.rotated()
-    out: Any = Strips.apply(c.q, c.k, c.v, table(c), c.factor, c.mask is causal)
+    costs = table(c)
+    if brief(c, costs):
+        return at_once(c, costs).to(call.q.dtype)
+    out: Any = Strips.apply(c.q, c.k, c.v, costs, c.factor, c.mask is causal)
     return out.to(call.q.dtype)
+
+
+def brief(c: Call, costs: Tensor) -> bool:
+    """Whether a square is so small that what spares it costs more; a learned one is kept for the gradient."""
+    learned = torch.is_grad_enabled() and costs.requires_grad
+    square = c.q.shape[0] * c.q.shape[1] * c.q.shape[2] * c.k.shape[2]
+    return c.q.device.type == "cpu" and c.k.shape[2] <= SHORT and not (learned and square > HELD)
+
+
+def at_once(c: Call, costs: Tensor) -> Tensor:
+    """[B, H, Q, V] with the bias of every pair written out; torch's fused product has no gradient for a bias."""
+    (batch, heads, queries, dim), (groups, keys) = c.q.shape, c.k.shape[1:3]
+    bias = view(costs, 0, queries, keys).flip(1)
+    q, k, v = (x.to(c.wide) for x in (c.q, c.k, c.v))
+    if not (torch.is_grad_enabled() and costs.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, bias[None], scale=c.factor, enable_gqa=True)
+    # query heads that share a key head stand below each other
+    square = bias.expand(batch, -1, -1, -1).reshape(batch * groups, -1, keys)
+    rows, k, v = q.reshape(batch * groups, -1, dim), k.flatten(0, 1), v.flatten(0, 1)
+    return (torch.baddbmm(square, rows, k.mT, alpha=c.factor).softmax(-1) @ v).view(batch, heads, queries, -1)
 
 
 def table(c: Call) -> Tensor:

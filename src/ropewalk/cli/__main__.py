@@ -1,5 +1,6 @@
 """The `ropewalk` command: one file per command, each a thin skin over one library function."""
 
+import os
 import sys
 from itertools import pairwise
 
@@ -8,13 +9,16 @@ import typer
 from ropewalk.cli.bench import bench_command
 from ropewalk.cli.convert import convert_command
 from ropewalk.cli.doctor import doctor_command
+from ropewalk.cli.evaluate import evaluate_command
 from ropewalk.cli.export import export_command
 from ropewalk.cli.extend import extend_command
+from ropewalk.cli.lab import lab_command
 from ropewalk.cli.list import list_command
 from ropewalk.cli.show import show_command
 from ropewalk.errors import RopewalkError
 
 INTERRUPTED = 130  # what typer makes of control-C
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
 
 app = typer.Typer(
     name="ropewalk",
@@ -32,8 +36,10 @@ def ropewalk() -> None:
 app.command("bench")(bench_command)
 app.command("convert")(convert_command)
 app.command("doctor")(doctor_command)
+app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("extend")(extend_command)
+app.command("lab")(lab_command)
 app.command("list")(list_command)
 app.command("show")(show_command)
 
@@ -44,10 +50,12 @@ def main() -> None:
         # outside this mode typer draws a box around what is wrong, over several lines
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except RopewalkError as error:
-        print(f"ropewalk: {error}", file=sys.stderr)
+        if FIRST:
+            print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
-        print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
+        if FIRST:
+            print(f"ropewalk: {error.format_message()}{given(error)}", file=sys.stderr)
         sys.exit(2)
     if code == INTERRUPTED:
         print("ropewalk: stopped; run the same command again to go on", file=sys.stderr)

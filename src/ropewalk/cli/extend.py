@@ -58,13 +58,9 @@ def extend_command(
 
 def draw(summary: dict[str, Any], folder: Path) -> None:
     """Write the page; matplotlib is loaded last, since it may want to say something when it first looks for fonts."""
-    from ropewalk.evaluate.run import unwritable
     from ropewalk.report.page import write_report
 
-    try:
-        write_report(summary, folder)
-    except OSError as error:
-        raise unwritable(Path(error.filename or folder), error) from None
+    write_report(summary, folder)
 
 
 extend_command.__doc__ = f"{extend_command.__doc__}\n{EXAMPLES}"

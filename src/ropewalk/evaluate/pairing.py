@@ -9,7 +9,7 @@ from torch import Tensor
 from ropewalk.errors import require
 from ropewalk.evaluate.document import document_losses
 from ropewalk.evaluate.metrics.perplexity import RUN, Mean, mean, paired
-from ropewalk.evaluate.text import documents_from
+from ropewalk.evaluate.text import documents_from, opening
 from ropewalk.models.load import Loaded
 from ropewalk.rotation import PAIRINGS
 
@@ -48,9 +48,8 @@ def reading(loaded: Loaded, text: str | None) -> tuple[Tensor, str]:
     """Tokens for `detect_pairing` (Int[T], at most 1,024 and within the trained window), and whence, in words."""
     wanted = min(TOKENS, loaded.trained_length)
     source, documents = documents_from(text, None)
-    ids: list[int] = []
-    for document in documents:
-        ids += loaded.tokenizer(document.content + "\n\n", add_special_tokens=False).input_ids
-        if len(ids) >= wanted:
-            break
-    return torch.tensor(ids[:wanted]), source
+
+    def tokenize(text: str) -> list[int]:
+        return loaded.tokenizer(text, add_special_tokens=False).input_ids
+
+    return torch.tensor(opening(documents, tokenize, wanted)), source

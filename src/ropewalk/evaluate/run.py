@@ -54,18 +54,9 @@ class Ledger:
 
     def keep_losses(self, name: str, losses: Losses) -> str:
         """Store per-token losses beside the rows, whole or not at all; returns the file's name for a row."""
-        file = self.folder / "losses" / f"{name}.npy"
-        part = file.with_suffix(".part")
-        try:
-            file.parent.mkdir(exist_ok=True)
-            # numpy does not notice when a disk fills up under a file that it writes itself
-            content = io.BytesIO()
-            np.save(content, losses.astype(np.float32))
-            part.write_bytes(content.getbuffer())
-            part.replace(file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise unwritable(file, error) from None
+        content = io.BytesIO()
+        np.save(content, losses.astype(np.float32))
+        put_file(self.folder / "losses" / f"{name}.npy", content.getbuffer())
         return f"losses/{name}.npy"
 
     def losses(self, row: Row) -> Losses:
@@ -97,6 +88,26 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
             raise ConfigError(
                 f"{folder} holds a run with {key} = {was!r}, this one has {wants!r}; choose another --out"
             )
+
+
+def put_file(file: Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all, and its folder if need be; it is on the disk when this returns."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise unwritable(file, error) from None
+
+
+def put_json(file: Path, document: Mapping[str, Any]) -> None:
+    """The same of a document without infinities."""
+    put_file(file, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
 
 
 def make_folder(folder: Path) -> None:

@@ -74,6 +74,16 @@ def split_text(source: str, documents: Iterator[Document], tokenize: Callable[[s
     raise ConfigError(f"text must be {rule}, got {have} tokens from {source}; name more with --text")
 
 
+def opening(documents: Iterator[Document], tokenize: Callable[[str], list[int]], length: int) -> list[int]:
+    """The first `length` tokens of the documents one after the other, or all where they are fewer."""
+    ids: list[int] = []
+    for document in documents:
+        ids += tokenize(document.content + "\n\n")
+        if len(ids) >= length:
+            break
+    return ids[:length]
+
+
 def documents_from(text: str | None, dataset: str | None) -> tuple[str, Iterator[Document]]:
     """Where the documents come from, in words, and the documents: a path, a data set, or Python's own reference."""
     require(text is None or dataset is None, "--text", "given alone, or --dataset instead", text)

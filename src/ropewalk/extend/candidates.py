@@ -66,17 +66,17 @@ def reaching_layers(config: Any, window: int) -> list[bool]:
     return [not (near and kind == "sliding_attention") for kind in kinds]
 
 
-def named(text: str, encodings: Sequence[Encoding], reaching: Sequence[bool]) -> Candidate:
+def named(text: str, encodings: Sequence[Encoding], reaching: Sequence[bool], option: str = "--method") -> Candidate:
     """The candidate that a user writes: a scaling, or a whole Rotary for all layers.
 
-    Raises ConfigError, naming what is known, for anything else.
+    Raises ConfigError, naming the option and what is known, for anything else.
     """
     value = parse(text)
     if isinstance(value, Rotary):
         each = tuple(value if isinstance(e, Rotary) and far else e for e, far in zip(encodings, reaching, strict=True))
         return Candidate(short(value), each)
     if not isinstance(value, (Scaling, Adapts)):
-        raise ConfigError(f"--method must be a scaling such as Yarn(factor=2.0, trained_length=8192), got {text!r}")
+        raise ConfigError(f"{option} must be a scaling such as Yarn(factor=2.0, trained_length=8192), got {text!r}")
     return Candidate(short(value), with_rule(encodings, value, reaching))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.encodings import Rotary
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluate.run import unwritable
+from ropewalk.evaluate.run import put_json, unwritable
 from ropewalk.extend import summary as numbers
 from ropewalk.extend.candidates import Candidate
 from ropewalk.extend.job import Run
@@ -150,9 +150,7 @@ def deliver(run: Run, summary: Figures) -> Figures:
     out = Path(run.request.out)
     try:
         summary = summary | (ship(run, summary, out) if summary["gained"] else {"deploy": []})
-        part = out / "summary.json.part"
-        part.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(out / "summary.json")
+        put_json(out / "summary.json", summary)
     except OSError as error:
         raise unwritable(Path(error.filename or out), error) from None
     return summary

@@ -1,16 +1,18 @@
 """One self-contained HTML page from a run's summary, and the files it is written to."""
 
-from collections.abc import Callable
-from importlib.resources import files
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ropewalk.evaluate.run import put_file
 from ropewalk.report import findings, plots, style, tables
 from ropewalk.report.style import Summary
+
+Draws = Mapping[str, Callable[..., Figure]]  # by file name, functions of a summary that `narrow` draws for a phone
 
 
 class Picture(NamedTuple):
@@ -23,20 +25,32 @@ class Picture(NamedTuple):
 
 def page(summary: Summary) -> str:
     """The report as HTML that needs no other file and makes no request."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["duration"] = tables.duration
-    template = environment.from_string(files("ropewalk.report").joinpath("page.html.jinja").read_text("utf-8"))
-    words = findings.in_words(summary)
-    return template.render(
-        s=summary,
-        theme=style.THEME,
-        subject=tables.subject(summary),
-        numbers=findings.numbers(summary),
-        failures=findings.failures(summary),
-        fallback=findings.fallback(summary),
-        pictures={name: picture(name, draw, summary, words[name]) for name, draw in drawn(summary).items()},
-        rows=tables.rows(summary),
+    context = {
+        "s": summary,
+        "tool": summary["tool"],
+        "subject": tables.subject(summary),
+        "numbers": findings.numbers(summary),
+        "failures": findings.failures(summary),
+        "fallback": findings.fallback(summary),
+        "pictures": pictures(drawn(summary), summary, findings.in_words(summary)),
+        "rows": tables.rows(summary),
+    }
+    return render("page.html.jinja", context)
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A template of this package, filled in."""
+    loader = PackageLoader("ropewalk.report", ".")
+    environment = Environment(
+        autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["duration"] = tables.duration
+    return environment.get_template(template).render(context, theme=style.THEME)
+
+
+def pictures(draws: Draws, summary: Summary, words: Mapping[str, str]) -> dict[str, Picture]:
+    """Every figure for both widths."""
+    return {name: picture(name, draw, summary, words[name]) for name, draw in draws.items()}
 
 
 def picture(name: str, draw: Callable[..., Figure], summary: Summary, words: str) -> Picture:
@@ -44,7 +58,7 @@ def picture(name: str, draw: Callable[..., Figure], summary: Summary, words: str
     return Picture(Markup(wide), Markup(narrow), words)
 
 
-def drawn(summary: Summary) -> dict[str, Callable[..., Figure]]:
+def drawn(summary: Summary) -> Draws:
     """The figures that this run has measurements for, by file name."""
     everyone = summary["candidates"]
     measured = {
@@ -58,12 +72,14 @@ def drawn(summary: Summary) -> dict[str, Callable[..., Figure]]:
 
 def write_report(summary: Summary, folder: Path) -> list[Path]:
     """Write report.html and figures/*.png into `folder`, each whole or not at all; their paths."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    content = {folder / "report.html": page(summary).encode()}
-    for name, draw in drawn(summary).items():
+    return write(page(summary), drawn(summary), summary, folder)
+
+
+def write(html: str, draws: Draws, summary: Summary, folder: Path) -> list[Path]:
+    """Write a page and its figures once all are there, each whole or not at all; their paths."""
+    content = {folder / "report.html": html.encode()}
+    for name, draw in draws.items():
         content[folder / "figures" / f"{name}.png"] = style.png(draw(summary))
     for path, data in content.items():
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        put_file(path, data)
     return list(content)

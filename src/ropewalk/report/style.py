@@ -107,9 +107,10 @@ def logarithmic(ax: Axes, label: str) -> None:
     ax.set_yscale("log")
     ax.set_ylabel(label)
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 3e3 else (1,), numticks=99))
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 3e3 else (1,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=99))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -201,6 +201,42 @@ def test_narrow_gradients_are_rounded_once(dtype: torch.dtype) -> None:
         torch.testing.assert_close(one.float(), other, rtol=0, atol=tolerance(other.to(dtype), 41))
 
 
+@distance
+@pytest.mark.parametrize("case", ["one document", "decoding", "a chunk", "encoder", "rows elsewhere"])
+@pytest.mark.parametrize(("heads", "groups", "values"), [(4, 2, DIM), (4, 4, DIM), (4, 1, 5)])
+def test_short_texts_are_worked_on_at_once(
+    encoding: Any, case: str, heads: int, groups: int, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, call = arguments(encoding, case, heads, groups, values)
+    monkeypatch.setattr(strips, "SHORT", call.k.shape[2])
+    monkeypatch.setattr(strips, "HELD", 2**22)
+    monkeypatch.setattr(strips.Strips, "apply", None)
+    leaves = [x.requires_grad_() for x in (*tensors, *call.w.values())]
+    exact, found = reference.attend(*call), rw.attend(*call)
+    torch.testing.assert_close(found, exact, rtol=0, atol=tolerance(exact, DIM))
+    seed = torch.randn(exact.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    into = [torch.autograd.grad(x, leaves, seed) for x in (exact, found)]
+    for other, one in zip(*into, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance(other, 41 * DIM))
+    with torch.no_grad():
+        torch.testing.assert_close(rw.attend(*call), exact, rtol=0, atol=tolerance(exact, DIM))
+
+
+@pytest.mark.parametrize(("name", "size"), [("SHORT", 40), ("HELD", 4 * 41 * 41 - 1)])
+def test_longer_texts_or_many_rows_are_not(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "SHORT", 41)
+    monkeypatch.setattr(strips, "HELD", 4 * 41 * 41)
+    _, call = arguments(rw.T5(4), "one document")
+    call = call._replace(w={name: x.requires_grad_() for name, x in call.w.items()})
+    assert strips.brief(call, strips.table(call))
+    monkeypatch.setattr(strips, name, size)
+    assert not strips.brief(call, strips.table(call))
+    # nothing is kept where nothing learns
+    still = call._replace(w={name: x.detach() for name, x in call.w.items()})
+    assert strips.brief(still, strips.table(still)) == (name == "HELD")
+
+
 def test_a_chunk_over_a_prefix_is_worked_on_in_two_parts_where_nothing_learns() -> None:
     tensors, call = arguments(rw.Rotary(16), "a chunk")
     call = call._replace(**{name: x.float() for name, x in zip("qkv", tensors, strict=True)})

@@ -318,7 +318,7 @@ def test_xpos_of_long_rows_works_block_by_block() -> None:
 def test_xpos_says_what_it_cannot_hold() -> None:
     encoding, apart = rw.XPos(16), tokens(torch.tensor([[0], [50_000]]))
     q, k = draw(2, 1, 1, 2, 16, dtype=torch.float32)
-    with pytest.raises(rw.ConfigError, match="queries of a document under XPos must be at most 16348 positions apart"):
+    with pytest.raises(rw.ConfigError, match="queries of a document under XPos must be at most 24522 positions apart"):
         rw.logits(q, k, encoding, {}, apart, apart)
     with pytest.raises(rw.ConfigError, match="growth must stay inside float32"):
         rw.rotate(q, k, encoding, apart)

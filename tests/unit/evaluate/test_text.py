@@ -12,7 +12,7 @@ import pytest
 
 from ropewalk import ConfigError, UnsupportedError
 from ropewalk.evaluate import text as module
-from ropewalk.evaluate.text import Document, Text, documents_from, split_text
+from ropewalk.evaluate.text import Document, Text, documents_from, opening, split_text
 
 MANY = 10**6  # the number of a token is MANY * document + place in it
 
@@ -179,3 +179,17 @@ def test_a_data_set_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "datasets" else real(name))
     with pytest.raises(UnsupportedError, match=r"--dataset some/data needs the package datasets: pip install"):
         list(documents_from(None, "some/data")[1])
+
+
+def test_the_opening_is_so_many_tokens_and_reads_no_further() -> None:
+    def documents() -> Iterator[Document]:
+        yield Document("a", "abc")
+        yield Document("b", "defg")
+        raise AssertionError("read on")
+
+    assert "".join(map(chr, opening(documents(), as_codes, 8))) == "abc\n\ndef"
+    assert len(opening(iter([Document("a", "abc")]), as_codes, 8)) == 5
+
+
+def as_codes(text: str) -> list[int]:
+    return [ord(c) for c in text]

@@ -39,7 +39,7 @@ class RotaryMixed:
         """The rates, Float32[axes, heads, dim / 2], with directions turned at random in each head."""
         planes = math.comb(self.axes, 2)
         angle = math.tau * torch.rand(self.heads, planes, generator=draw, dtype=torch.float64)
-        return {"mixed_rates": self.rates(angle).float()}
+        return {"mixed_rates": self.rates(angle).float().contiguous()}
 
     def rates(self, angle: Tensor) -> Tensor:
         """[axes, heads, dim / 2]: base ** (-2 axes i / dim) along as many perpendicular directions as there are axes.

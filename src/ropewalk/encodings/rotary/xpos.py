@@ -17,7 +17,7 @@ from ropewalk.rotation import PAIRINGS, Rotation
 from ropewalk.sites import Weights
 from ropewalk.tokens import Tokens, line
 
-LARGEST = 40.0  # exponent up to which a query may grow, and a key: the product of two fits into float32
+BEHIND, AHEAD = 60.0, 20.0  # exponents up to which a query may grow, and a key: a product of both fits into float32
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class XPos:
         No logit of two tokens of one document changes, but that a key far ahead of every query is brought closer: it
         is masked, and stays finite. Raises ConfigError where the queries of one document lie too far apart.
         """
-        reach = LARGEST * self.scale_base / -math.log(self.zeta()[0])
+        efold = self.scale_base / -math.log(self.zeta()[0])
+        reach = BEHIND * efold
         q, k = (line(at, "XPos").double() - self.latest(at, q_at) for at in (q_at, k_at))
         if not torch.compiler.is_compiling():
             apart = -float(q.min())
             require(apart <= reach, "queries of a document under XPos", f"at most {reach:.0f} positions apart", apart)
-        return q_at._replace(position=q[..., None]), k_at._replace(position=k.clamp(max=reach)[..., None])
+        return q_at._replace(position=q[..., None]), k_at._replace(position=k.clamp(max=AHEAD * efold)[..., None])
 
     def latest(self, at: Tokens, q_at: Tokens) -> Tensor:
         """Float64[B, T]: the last position of a query in each token's document; the token's own where there is none."""
