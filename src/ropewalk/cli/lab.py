@@ -68,7 +68,7 @@ def lab_command(
         bool, typer.Option("--quick", help="Five encodings, a third of the steps, half the text.")
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes of one thread; one per core if not given.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="Ray: ray://HOST:PORT, auto, or local; see below.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT or ray://HOST:PORT.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
     resume: Annotated[str | None, typer.Option(help="Go on with the run in this folder.")] = None,
     share: Annotated[int, typer.Option("--context", help="Of torchrun's processes, so many share a text.")] = 1,

@@ -10,10 +10,11 @@ import torch
 
 from ropewalk.evaluate.run import Row
 from ropewalk.lab.model import Decoder
-from ropewalk.lab.train import IGNORED, Batch
+from ropewalk.lab.train import IGNORED, Batch, Recipe
 
 VOCABULARY = 128  # one token per character of ASCII
 CALL = 8192  # tokens of a call in a test, where a text is not longer
+STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
 
 
 class Problem(NamedTuple):
@@ -37,6 +38,11 @@ def batch(problems: Sequence[Problem]) -> Batch:
         row[: len(text) - 1] = text[:-1]
         asked[len(prompt) - 1 : len(text) - 1 : stride] = text[len(prompt) :: stride]
     return Batch(ids, targets)
+
+
+def seconds(recipe: Recipe) -> float:
+    """About how many a training takes."""
+    return recipe.steps * (STEP + recipe.batch * recipe.length * TOKEN)
 
 
 @torch.inference_mode()

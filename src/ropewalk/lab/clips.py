@@ -132,10 +132,10 @@ def candidates() -> dict[str, Rotary]:
     dim = SHAPE.width // SHAPE.heads
     sections = (dim // 2 - 2 * (3 * dim // 16), 3 * dim // 16, 3 * dim // 16)
     return {
-        "RoPE, flattened": Rotary(dim),
-        "RoPE, flattened, base 10": Rotary(dim, base=10.0),
+        "RoPE, flat": Rotary(dim),
+        "RoPE, flat, base 10": Rotary(dim, base=10.0),
         "M-RoPE": Rotary(dim, base=10.0, sections=sections),
-        "M-RoPE, interleaved": Rotary(dim, base=10.0, sections=sections, layout="interleaved"),
+        "M-RoPE interleaved": Rotary(dim, base=10.0, sections=sections, layout="interleaved"),
     }
 
 

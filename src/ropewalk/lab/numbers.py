@@ -15,7 +15,7 @@ from ropewalk.encodings import Alibi, Fire, Rotary, Sinusoidal
 from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Row
 from ropewalk.lab.addition import FORMATS, Sum, chance, drawn, held_out
-from ropewalk.lab.answers import VOCABULARY, batch, marks, trainings
+from ropewalk.lab.answers import TEST, VOCABULARY, batch, marks, seconds, trainings
 from ropewalk.lab.checkpoint import kept_at
 from ropewalk.lab.digits import DigitDecoder, Digits
 from ropewalk.lab.estimates import rate
@@ -28,7 +28,6 @@ KIND = "numbers"
 STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 2000, 1000, 60, 64, 3e-3
 HIDDEN, DEPTH = 256, 2  # of the model
 QUICK = {"reversed": ("RoPE", "NoPE"), "all reversed": ("NoPE", "digits")}
-STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
 
 
 class Plan(NamedTuple):
@@ -68,13 +67,7 @@ class Drill(NamedTuple):
     @property
     def cost(self) -> float:
         """About how many seconds it takes."""
-        return self.training + sum(self.testing(digits) for digits in range(1, self.plan.longest + 1))
-
-    @property
-    def training(self) -> float:
-        """The same of the training alone."""
-        recipe = self.task.recipe
-        return recipe.steps * (STEP + recipe.batch * recipe.length * TOKEN)
+        return seconds(self.task.recipe) + sum(self.testing(digits) for digits in range(1, self.plan.longest + 1))
 
     def testing(self, digits: int) -> float:
         """The same of the test on numbers of so many digits."""
@@ -82,7 +75,7 @@ class Drill(NamedTuple):
 
     def run(self, tell: Tell) -> Row:
         """The row, whose `cells` say of every number of digits how many of n sums are right, and which places."""
-        start, each = time.perf_counter(), self.training / self.task.recipe.steps
+        start, each = time.perf_counter(), seconds(self.task.recipe) / self.task.recipe.steps
         model = model_of(self.task)
         done = train(self.task, model, self.batches(), lambda _: tell(each))
         row = {"kind": KIND, "name": self.name, "entrant": self.entrant, "format": self.plan.format}

@@ -152,7 +152,7 @@ class Run:
 def lab(request: LabRequest, watch: Watch, ranks: "Ranks | None" = None) -> Run:
     """Train, read and time everything that the request asks for; the rows then hold all that a summary needs.
 
-    Raises RopewalkError before anything is written if the request cannot be carried out.
+    Raises RopewalkError if the request cannot be carried out, before any row is written.
     """
     workers = pool(request.workers, request.cluster, Path(request.out).absolute())
     if ranks:

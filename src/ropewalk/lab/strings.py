@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Row
-from ropewalk.lab.answers import VOCABULARY, Problem, batch, marks, trainings
+from ropewalk.lab.answers import TEST, VOCABULARY, Problem, batch, marks, seconds, trainings
 from ropewalk.lab.checkpoint import kept_at
 from ropewalk.lab.estimates import rate
 from ropewalk.lab.jobs import Tell, Wanted, trained
@@ -30,7 +30,6 @@ KIND = "strings"
 # at 3e-3 models of this size did not learn to recall in as many steps
 STEPS, QUICK_STEPS, WARMUP, BATCH, RATE = 1500, 1000, 60, 64, 1e-3
 HIDDEN, DEPTH = 256, 2  # of the model: less than of the one that reads text, for there is less to learn
-STEP, TOKEN, TEST = 5e-3, 16e-6, 12e-6  # about how many seconds: for a step, and for a token in training and in a test
 LETTERS, DIGITS, NAMES = "abcdefgh", "01234567", "ABCDEFGH"
 KEYS, LONG = 3, 3  # keys of a recall, digits of a passkey
 SHORTEST = {"copying": 4, "recall": 5, "passkey": LONG + 5}  # tokens of a string in training
@@ -82,17 +81,13 @@ class Drill(NamedTuple):
     @property
     def cost(self) -> float:
         """About how many seconds it takes."""
-        return self.training + sum(self.plan.n * len(TASKS) * k * self.plan.length * TEST for k in self.plan.multiples)
-
-    @property
-    def training(self) -> float:
-        """The same of the training alone."""
-        recipe = self.task.recipe
-        return recipe.steps * (STEP + recipe.batch * recipe.length * TOKEN)
+        return seconds(self.task.recipe) + sum(
+            self.plan.n * len(TASKS) * k * self.plan.length * TEST for k in self.plan.multiples
+        )
 
     def run(self, tell: Tell) -> Row:
         """The row, whose `cells` say of every task and length how many of n answers, and of their tokens, are right."""
-        start, each = time.perf_counter(), self.training / self.task.recipe.steps
+        start, each = time.perf_counter(), seconds(self.task.recipe) / self.task.recipe.steps
         model = Decoder(self.task.shape, self.task.encoding, self.task.seed)
         done = train(self.task, model, self.batch, lambda _: tell(each))
         row = {"kind": KIND, "name": self.name, "entrant": self.entrant} | trained(self.task, done)

@@ -72,7 +72,7 @@ def clips(summary: Summary, narrow: bool = False) -> Figure:
         guess = [Cell(f"{100 * x['chance']:.0f}", x["chance"]) for x in rows[0]]
         inside = sum([x["frames"], x["side"]] == part["trained"] for x in rows[0])
         tables.append(Table(f"which {asked}, % right", names, columns, [*cells, guess], inside))
-    return lab_cells.figure(tables, "frames, and rows by columns", narrow, across=3)
+    return lab_cells.figure(tables, "frames, and rows by columns", narrow)
 
 
 def answers(title: str, encodings: list[dict], by: str, trained: int, unit: str = "", field: str = "exact") -> Table:
