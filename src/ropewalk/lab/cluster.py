@@ -218,8 +218,8 @@ def carry_out(job: Job, probe: Path, content: str, ticks: Any) -> tuple[str, Any
         if not there():
             raise RopewalkError(f"the node that {job.name!r} was given to {UNSEEN.format(probe.parent)}")
         return DONE, job.run(Ticks(job.name, ticks, there))
+    # whatever a job raises is raised again in the parent, which says it or shows the traceback
     except Exception as error:
-        # whatever it is, the parent shows it
         return RAISED, error
 
 

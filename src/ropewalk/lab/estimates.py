@@ -42,6 +42,13 @@ def estimate(by_seed: Sequence[Losses], plan: Plan, protocol: str) -> Estimate:
     return Estimate(whole.loss, se, between, low, high, whole.tokens, seeds)
 
 
+def described(by_seed: Sequence[Losses], home: Sequence[Losses] | None, plan: Plan, protocol: str) -> dict[str, Any]:
+    """An estimate as documents have it, with its perplexity, and the ratio of that to the one at the trained length."""
+    found = estimate(by_seed, plan, protocol)
+    ratio = None if home is None else math.exp(found.loss - estimate(home, plan, protocol).loss)
+    return found.told() | {"perplexity": math.exp(found.loss), "ratio": ratio}
+
+
 def rate(shares: Sequence[float], n: int) -> dict[str, Any]:
     """{rate, low, high, n, seeds, each}: the mean of what was right of `n` problems, one share per seed, as 95 %.
 

@@ -13,7 +13,7 @@ Letters: B batch, T tokens.
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,9 +126,12 @@ def edges(plan: Plan) -> list[int]:
     return list(range(0, plan.longest + 1, size))
 
 
-def by_position(losses: Losses, plan: Plan) -> tuple[list[float], list[float]]:
-    """The mean loss of each block of positions in the longest texts, and its standard error over those texts."""
+def by_position(losses: Losses, plan: Plan) -> dict[str, list[Any]]:
+    """{edges, loss, se}: the mean loss of each block of positions in the longest texts, and its standard error.
+
+    The error is taken over those texts; None where there is but one.
+    """
     texts = losses.reshape(-1, plan.longest).astype(np.float64)
     blocks = [texts[:, a:b].mean(axis=1) for a, b in pairwise(edges(plan))]
-    errors = [float(b.std(ddof=1) / math.sqrt(len(b))) if len(b) > 1 else math.inf for b in blocks]
-    return [float(b.mean()) for b in blocks], errors
+    errors = [float(b.std(ddof=1) / math.sqrt(len(b))) if len(b) > 1 else None for b in blocks]
+    return {"edges": edges(plan), "loss": [float(b.mean()) for b in blocks], "se": errors}

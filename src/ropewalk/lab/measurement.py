@@ -25,7 +25,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +36,8 @@ from ropewalk.evaluate.run import ROWS, Ledger, check_writable
 from ropewalk.evaluate.text import documents_from, opening
 from ropewalk.lab.checkpoint import MODEL, Saved, read, save
 from ropewalk.lab.data import Corpus, as_bytes, learned
-from ropewalk.lab.estimates import estimate
-from ropewalk.lab.evaluation import NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, Plan, by_position, edges, view
+from ropewalk.lab.estimates import described
+from ropewalk.lab.evaluation import NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, Plan, by_position, view
 from ropewalk.lab.jobs import DATA, Job, Reading, stream
 from ropewalk.lab.model import Shape, check
 from ropewalk.lab.request import HELD_OUT, MOST, LabRequest
@@ -261,7 +260,7 @@ def document(request: RereadRequest, subject: Subject, ledger: Ledger) -> dict[s
         "multiples": [n // plan.train_length for n in plan.lengths],
         "protocols": plan.described(),
         "losses": {p: [entry(found, rows, p, n, plan) for n in plan.lengths] for p in PROTOCOLS},
-        "by_position": None if longest is None else curve(longest, plan),
+        "by_position": None if longest is None else by_position(longest, plan),
         "versions": {name: version(name) for name in ("ropewalk", "torch")},
     }
 
@@ -273,14 +272,6 @@ def entry(
     told: dict[str, Any] = {"length": length, "multiple": length // plan.train_length}
     if (protocol, length) not in found:
         return told | {"reason": rows[SLIDING if protocol == SLIDING else WINDOWS, length]["reason"]}
-    mine = estimate([found[protocol, length]], plan, protocol)
     home = found.get((protocol, plan.train_length))
-    ratio = None if home is None else float(np.exp(mine.loss - estimate([home], plan, protocol).loss))
-    kept = {field: getattr(mine, field) for field in ("loss", "se", "low", "high", "tokens")}
-    return told | kept | {"perplexity": float(np.exp(mine.loss)), "ratio": ratio}
-
-
-def curve(longest: Losses, plan: Plan) -> dict[str, Any]:
-    """The loss by position in the longest texts."""
-    loss, se = by_position(longest, plan)
-    return {"edges": edges(plan), "loss": loss, "se": [x if np.isfinite(x) else None for x in se]}
+    known = described([found[protocol, length]], None if home is None else [home], plan, protocol)
+    return told | {field: x for field, x in known.items() if field not in ("seeds", "seed_se")}

@@ -41,9 +41,9 @@ from ropewalk.bench.request import BenchRequest
 from ropewalk.bench.run import machine
 from ropewalk.evaluate.metrics.perplexity import Losses
 from ropewalk.evaluate.run import put_json
-from ropewalk.lab import published, scaling_summary
+from ropewalk.lab import estimates, published, scaling_summary
 from ropewalk.lab.estimates import Estimate, estimate
-from ropewalk.lab.evaluation import FIXED, NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, by_position, edges, view
+from ropewalk.lab.evaluation import FIXED, NONOVERLAPPING, PROTOCOLS, SLIDING, WINDOWS, by_position, view
 from ropewalk.lab.jobs import FINISHED
 from ropewalk.lab.judgement import GATE, Evidence, Line, role_of, sheet
 from ropewalk.lab.presets import Entrant
@@ -125,10 +125,7 @@ def described(run: Run, entrant: Entrant, curves: Curves) -> dict[str, Any]:
     told["trainings"] = [{f: row[f] for f in fields} for row in rows]
     told["losses"] = {p: [entry(run, entrant, curves, p, n) for n in plan.lengths] for p in PROTOCOLS}
     longest = curves.get((NONOVERLAPPING, plan.longest))
-    told["by_position"] = None
-    if longest:
-        loss, se = by_position(np.mean(list(longest.values()), axis=0), plan)
-        told["by_position"] = {"edges": edges(plan), "loss": loss, "se": [x if np.isfinite(x) else None for x in se]}
+    told["by_position"] = by_position(np.mean(list(longest.values()), axis=0), plan) if longest else None
     at_home: float | None = told["losses"][NONOVERLAPPING][0].get("loss")
     told["per_byte"] = None if at_home is None else at_home / run.corpus.bytes_per_token
     return told | {"speed": list(speeds(run, entrant))}
@@ -139,14 +136,9 @@ def entry(run: Run, entrant: Entrant, curves: Curves, protocol: str, length: int
     told: dict[str, Any] = {"length": length, "multiple": length // run.plan.train_length}
     if (protocol, length) not in curves:
         return told | {"reason": reason(run, entrant, length)}
-    found = estimate(list(curves[protocol, length].values()), run.plan, protocol)
     home = curves.get((protocol, run.plan.train_length))
-    ratio = np.exp(found.loss - estimate(list(home.values()), run.plan, protocol).loss) if home else None
-    return (
-        told
-        | found.told()
-        | {"perplexity": float(np.exp(found.loss)), "ratio": None if ratio is None else float(ratio)}
-    )
+    mine = list(curves[protocol, length].values())
+    return told | estimates.described(mine, list(home.values()) if home else None, run.plan, protocol)
 
 
 def reason(run: Run, entrant: Entrant, length: int) -> str:

@@ -91,9 +91,11 @@ def test_a_protocol_without_its_reading_is_none() -> None:
 def test_losses_by_position_are_means_over_texts() -> None:
     losses = np.concatenate([np.arange(32.0), 10 + np.arange(32.0), 5 + np.arange(32.0)])
     assert edges(PLAN) == list(range(0, 33, 2))
-    means, errors = by_position(losses, PLAN)
+    found = by_position(losses, PLAN)
+    means, errors = found["loss"], found["se"]
     assert means == [0.5 + 5 + 2 * i for i in range(16)]
     assert errors == pytest.approx([5 / 3**0.5] * 16)
+    assert by_position(losses[:32], PLAN)["se"] == [None] * 16
 
 
 def test_the_error_of_a_fixed_target_comes_from_its_places() -> None:
