@@ -43,6 +43,7 @@ SAMPLES: dict[str, Any] = {
     "height": 8,
     "width": 8,
     "rotary": Rotary(16),
+    "encoding": Rotary(16, scaling=(scalings.DynamicNTK(2.0, 16),)),
     "of": Learned(16, 64),
     "heads": 4,
     "warp": remaps.Piecewise(16),

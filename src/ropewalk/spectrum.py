@@ -3,6 +3,8 @@
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+BY_QUERY = "by query"  # metadata of a field that is settled for each query, not for the whole
+
 
 class Spectrum(NamedTuple):
     """What a context-extension scaling maps to another of its kind."""
@@ -43,4 +45,5 @@ def for_length(rule: Any, length: int) -> Any:
         return rule.at(length)
     if not is_dataclass(rule) or isinstance(rule, type):
         return rule
-    return replace(rule, **{f.name: for_length(getattr(rule, f.name), length) for f in fields(rule)})
+    whole = (f for f in fields(rule) if BY_QUERY not in f.metadata)
+    return replace(rule, **{f.name: for_length(getattr(rule, f.name), length) for f in whole})

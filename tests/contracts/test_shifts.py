@@ -11,7 +11,8 @@ from ropewalk.sites import Embeds
 from ropewalk.written import short
 
 # a group, a chunk or the sinks begin at a fixed place; the others read where the query stands
-NOT_RELATIVE = (rw.SelfExtend, rw.DualChunk, rw.Fire, rw.LogN, rw.Temperature, rw.Tupe, rw.LieRotary, rw.LMInfinite)
+BY_PLACE = (rw.SelfExtend, rw.DualChunk, rw.LMInfinite, rw.StreamingLLM)
+NOT_RELATIVE = (*BY_PLACE, rw.Adaptive, rw.Fire, rw.LogN, rw.Temperature, rw.Tupe, rw.LieRotary)
 SHIFTS = [1009, 100_003]
 
 

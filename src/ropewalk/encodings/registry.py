@@ -16,6 +16,7 @@ from ropewalk.encodings.bias.sandwich import Sandwich as Sandwich
 from ropewalk.encodings.bias.swin import Swin as Swin
 from ropewalk.encodings.bias.swin_v2 import SwinV2 as SwinV2
 from ropewalk.encodings.bias.t5 import T5 as T5
+from ropewalk.encodings.mix.adaptive import Adaptive as Adaptive
 from ropewalk.encodings.mix.cope import Cope as Cope
 from ropewalk.encodings.mix.deberta import Deberta as Deberta
 from ropewalk.encodings.mix.dual_chunk import DualChunk as DualChunk
@@ -24,6 +25,7 @@ from ropewalk.encodings.mix.rerope import LeakyReRope as LeakyReRope
 from ropewalk.encodings.mix.rerope import ReRope as ReRope
 from ropewalk.encodings.mix.self_extend import SelfExtend as SelfExtend
 from ropewalk.encodings.mix.shaw import Shaw as Shaw
+from ropewalk.encodings.mix.streaming_llm import StreamingLLM as StreamingLLM
 from ropewalk.encodings.mix.transformer_xl import TransformerXL as TransformerXL
 from ropewalk.encodings.mix.tupe import Tupe as Tupe
 from ropewalk.encodings.mix.urpe import Urpe as Urpe

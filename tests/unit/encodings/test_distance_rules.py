@@ -143,13 +143,6 @@ def test_dual_chunks_keep_every_distance_inside_the_trained_window() -> None:
         assert paper.effective(at, at)[0].tril().min() == 0
 
 
-def test_keys_of_a_chunk_are_rotated_alike_for_every_later_query() -> None:
-    e = rw.DualChunk(ROTARY, 12, 8, 3)
-    early, late = (e.branches(rw.contiguous(4, start), rw.contiguous(20)) for start in (20, 90))
-    assert all(torch.equal(a.key, b.key) for a, b in zip(early, late, strict=True))
-    assert all(torch.equal(branch.key, early[0].key) for branch in early)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from torch import Tensor
 
-from ropewalk.encodings.mix.branches import Branch, Branches, require_rotary
+from ropewalk.encodings.mix.branches import Branches, require_rotary
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require, require_choice, require_number
 from ropewalk.tokens import Tokens, line
@@ -49,12 +50,19 @@ class DualChunk(Branches):
         window, local = trained_length * eighths // 8, trained_length * local // 8
         return cls(rotary, window, window - local, local, form)
 
-    def branches(self, q_at: Tokens, k_at: Tokens) -> list[Branch]:
-        """The query by its place in the chunk, the same a chunk later, and at the end; keys by their place."""
-        i, j = line(q_at, "DualChunk"), line(k_at, "DualChunk")
-        place, keys = i % self.chunk, j % self.chunk
-        apart = (i // self.chunk)[:, :, None] - (j // self.chunk)[:, None, :]
+    def queries(self, at: Tokens) -> list[Tensor]:
+        """By the place in the chunk, the same a chunk later, and at the end."""
+        place = line(at, "DualChunk") % self.chunk
         last = self.window - 1 if self.form == "paper" else min(self.window, 2 * self.chunk - 1)
-        end = torch.full_like(i, last)
-        before = torch.where(place < self.local, place + self.chunk, end)
-        return [Branch(place, keys, apart == 0), Branch(before, keys, apart == 1), Branch(end, keys, apart > 1)]
+        end = torch.full_like(place, last)
+        return [place, torch.where(place < self.local, place + self.chunk, end), end]
+
+    def keys(self, at: Tokens) -> list[Tensor]:
+        """By the place in the chunk."""
+        return [line(at, "DualChunk") % self.chunk] * 3
+
+    def takes(self, q_at: Tokens, k_at: Tokens) -> list[Tensor]:
+        """The query's own chunk, the one before it, and all others."""
+        i, j = line(q_at, "DualChunk"), line(k_at, "DualChunk")
+        apart = (i // self.chunk)[:, :, None] - (j // self.chunk)[:, None, :]
+        return [apart == 0, apart == 1, apart > 1]

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ropewalk.encodings.mix.branches import Branch, Branches, capped, require_rotary
+from ropewalk.encodings.mix.branches import require_rotary
+from ropewalk.encodings.mix.near import Capped
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require_number
 from ropewalk.tokens import Tokens, distance, line
 
 
 @dataclass(frozen=True)
-class LMInfinite(Branches):
+class LMInfinite(Capped):
     """Hides keys `window` tokens away or further, but for the first `sinks`: those get the logit of that distance.
 
     The window is the trained length.
@@ -26,10 +27,10 @@ class LMInfinite(Branches):
         require_number(self, "window", at_least=1, whole=True)
         require_number(self, "sinks", at_least=0, whole=True)
 
-    def branches(self, q_at: Tokens, k_at: Tokens) -> list[Branch]:
-        """As they stand; from `window` on, the query at `window` and every key at 0."""
-        return capped(q_at, k_at, self.window)
-
     def visible(self, q_at: Tokens, k_at: Tokens) -> Tensor:
         """Bool[B, Q, K]: the keys of the last `window` tokens and the first `sinks` of the document."""
         return (distance(q_at, k_at) < self.window) | (line(k_at, "LMInfinite") < self.sinks)[:, None, :]
+
+    def kept(self) -> tuple[int, int]:
+        """How many of the first and of the last tokens a cache has to keep."""
+        return self.sinks, self.window

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
-from ropewalk.encodings.mix.branches import Branch, Branches, capped, require_rotary
+from torch import Tensor
+
+from ropewalk.encodings.mix.branches import require_rotary
+from ropewalk.encodings.mix.near import Capped, Near
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require_number
-from ropewalk.tokens import Tokens
+from ropewalk.tokens import Tokens, line
 
 
 @dataclass(frozen=True)
-class ReRope(Branches):
+class ReRope(Capped):
     """Every key `window` tokens away or further gets the logit of a key at exactly that distance."""
 
     rotary: Rotary
@@ -19,13 +22,9 @@ class ReRope(Branches):
         require_rotary(self)
         require_number(self, "window", at_least=1, whole=True)
 
-    def branches(self, q_at: Tokens, k_at: Tokens) -> list[Branch]:
-        """As they stand; from `window` on, the query at `window` and every key at 0."""
-        return capped(q_at, k_at, self.window)
-
 
 @dataclass(frozen=True)
-class LeakyReRope(Branches):
+class LeakyReRope(Near):
     """From `window` tokens on, a distance grows by 1 / factor per token: the logit is that of a nearer key.
 
     A model trained on L tokens reads N of them if the factor is at least (N - window) / (L - window).
@@ -40,8 +39,12 @@ class LeakyReRope(Branches):
         require_number(self, "window", at_least=1, whole=True)
         require_number(self, "factor", at_least=1)
 
-    def branches(self, q_at: Tokens, k_at: Tokens) -> list[Branch]:
-        """As they stand; from `window` on, both counted in steps of `factor` and `window` made up for."""
-        near, far = capped(q_at, k_at, self.window)
-        rest = self.window - self.window / self.factor
-        return [near, Branch(near.query.double() / self.factor + rest, near.key.double() / self.factor, far.where)]
+    def queries(self, at: Tokens) -> list[Tensor]:
+        """As they stand; from `window` on counted in steps of `factor`, with the window made up for."""
+        i = line(at, "LeakyReRope")
+        return [i, i.double() / self.factor + (self.window - self.window / self.factor)]
+
+    def keys(self, at: Tokens) -> list[Tensor]:
+        """As they stand; from `window` on counted in steps of `factor`."""
+        j = line(at, "LeakyReRope")
+        return [j, j.double() / self.factor]

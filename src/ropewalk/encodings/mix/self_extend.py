@@ -6,16 +6,19 @@ alone. We follow the paper; form="code" is the fraction.
 
 from dataclasses import dataclass
 
-from ropewalk.encodings.mix.branches import Branch, Branches, capped, require_rotary
+from torch import Tensor
+
+from ropewalk.encodings.mix.branches import require_rotary
+from ropewalk.encodings.mix.near import Near
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require_choice, require_number
-from ropewalk.tokens import Tokens
+from ropewalk.tokens import Tokens, line
 
 FORMS = ("paper", "code")
 
 
 @dataclass(frozen=True)
-class SelfExtend(Branches):
+class SelfExtend(Near):
     """A key `window` tokens away or further gets the logit of a distance counted in groups of `group` tokens.
 
     Group numbers are shifted so that they follow on from the window: by a whole number ("paper"), or by a fraction
@@ -34,10 +37,19 @@ class SelfExtend(Branches):
         require_number(self, "group", at_least=1, whole=True)
         require_choice(self, "form", FORMS)
 
-    def branches(self, q_at: Tokens, k_at: Tokens) -> list[Branch]:
-        """As they stand; from `window` on, by the number of their group, the query's with the shift."""
-        near, far = capped(q_at, k_at, self.window)
-        query, key = near.query // self.group, near.key // self.group
+    def queries(self, at: Tokens) -> list[Tensor]:
+        """As they stand; from `window` on by the number of their group, with the shift."""
+        i = line(at, "SelfExtend")
+        group = i // self.group
         if self.form == "code":
-            return [near, Branch(query.double() + (self.window - self.window / self.group), key, far.where)]
-        return [near, Branch(query + (self.window - self.window // self.group), key, far.where)]
+            return [i, group.double() + (self.window - self.window / self.group)]
+        return [i, group + (self.window - self.window // self.group)]
+
+    def keys(self, at: Tokens) -> list[Tensor]:
+        """As they stand; from `window` on by the number of their group."""
+        j = line(at, "SelfExtend")
+        return [j, j // self.group]
+
+    def capacity(self, trained_length: int) -> int:
+        """The most tokens that a model trained on `trained_length` reads without a distance that it never saw."""
+        return max(trained_length - self.window, 0) * self.group + self.window
