@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropewalk.encodings import Rotary
+from ropewalk.attention.step import parted, rotary_of
+from ropewalk.encodings import Adaptive, LogN, Rotary, Temperature
+from ropewalk.encodings.mix.branches import Branches
 from ropewalk.errors import UnsupportedError, require
 from ropewalk.formats import hf
 from ropewalk.models.rebind import rebind
+from ropewalk.models.serve import Untold, serve
 from ropewalk.rotation import Rotation
 from ropewalk.scalings import Yarn
+from ropewalk.spectrum import for_length
 from ropewalk.tokens import Tokens, contiguous
 
-Encoding = Rotary | tuple[()]  # () is a layer without positions
+Encoding = Rotary | Branches | Adaptive | tuple[Any, ...]  # () is a layer without positions
 Undo = Callable[[], None]
 
 # these make one pair of tables per forward, every angle once in either half of the channels, and hand it to the layers
@@ -33,23 +37,33 @@ SCALES_SOFTMAX = ("deepseek_v3",)  # mscale_all_dim also multiplies the scale of
 
 
 def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
-    """Let `model` rotate by `encodings`: one for all layers, or a sequence with one per layer.
+    """Let `model` attend by `encodings`: one for all layers, or a list with one per layer.
 
-    Replaces what an earlier attach put there. The pairing may be another than that of the model's code, for weights in
-    that order. Raises UnsupportedError for an architecture that is not served, ConfigError for an encoding that does
-    not fit its heads or that still depends on the served length.
+    Each is a Rotary, () for a layer without positions, a distance rule (ReRope, LeakyReRope, SelfExtend, DualChunk,
+    LMInfinite, StreamingLLM), Adaptive, or a tuple of one of these with LogN and Temperature; a Rotary whose scaling
+    depends on the served length is an Adaptive one. Replaces what an earlier attach put there. The pairing may be
+    another than that of the model's code, for weights in that order. Rules other than a Rotary attend through
+    transformers' attention interface, with any of its caches that keep keys as they are given, and need no mask but
+    [batch, tokens]. Raises UnsupportedError for an architecture that is not served, ConfigError for an encoding that
+    does not fit its heads.
     """
     decoder = decoder_of(model)
     kind = decoder.config.model_type
     check_served(kind)
     own = hf.read(decoder.config.to_dict())
-    each = per_layer(encodings, len(own))
+    each = [adaptive(e) for e in per_layer(encodings, len(own))]
     for pair in dict.fromkeys(zip(each, own, strict=True)):
         check_fit(*pair)
     detach(model)
-    width = next(e.dim for e in own if isinstance(e, Rotary))
+    undo = by_table(decoder, each, own) if all(map(is_table, each)) else by_rule(decoder, each)
+    vars(decoder)["ropewalk_undo"] = undo
+
+
+def by_table(decoder: Any, each: Sequence[Encoding], own: Sequence[Encoding]) -> list[Undo]:
+    """Serve rotations that are tables of angles, in the model's own attention."""
+    kind = decoder.config.model_type
+    width, stock = next((e.dim, e.pairing) for e in own if isinstance(e, Rotary))
     layers = decoder.h if kind == "gptj" else decoder.layers
-    stock = next(e.pairing for e in own if isinstance(e, Rotary))
     pairings = [e.pairing if isinstance(e, Rotary) else stock for e in each]
     # first, for it may refuse
     turned = [rebind(attention_of(layer), p, stock) for layer, p in zip(layers, pairings, strict=True)]
@@ -58,7 +72,28 @@ def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
     if kind in SCALES_SOFTMAX:
         heads = [layer.self_attn for layer in decoder.layers]
         undo += [swap(h, "scaling", softmax_scale(h, e)) for h, e in zip(heads, each, strict=True)]
-    vars(decoder)["ropewalk_undo"] = undo
+    return undo
+
+
+def by_rule(decoder: Any, each: Sequence[Encoding]) -> list[Undo]:
+    """Serve any other rules, in attention of our own."""
+    if decoder.config.model_type in ("gptj", *SCALES_SOFTMAX):
+        kind = decoder.config.model_type
+        raise UnsupportedError(f"cannot attach {each[0]!r} to architecture {kind!r}, which takes a Rotary alone")
+    undo = serve(decoder, each, [attention_of(layer) for layer in decoder.layers])
+    return [*undo, swap(decoder, "rotary_emb", Untold(decoder.rotary_emb))]
+
+
+def is_table(encoding: Encoding) -> bool:
+    """Whether an encoding is a Rotary, or no position at all."""
+    return isinstance(encoding, Rotary) or encoding == ()
+
+
+def adaptive(encoding: Encoding) -> Encoding:
+    """The encoding, query by query where its scaling depends on the length."""
+    members = encoding if isinstance(encoding, tuple) else (encoding,)
+    each = tuple(Adaptive(e) if isinstance(e, Rotary | Branches) and for_length(e, 1) != e else e for e in members)
+    return each if isinstance(encoding, tuple) else each[0]
 
 
 def detach(model: nn.Module) -> None:
@@ -79,25 +114,29 @@ def decoder_of(model: Any) -> Any:
 
 
 def per_layer(encodings: Encoding | Sequence[Encoding], layers: int) -> list[Encoding]:
-    """One encoding for each of `layers`."""
-    if isinstance(encodings, Rotary):
-        return [encodings] * layers
+    """One encoding for each of `layers`; a tuple of different parts of one encoding stands for each of them."""
+    if not isinstance(encodings, list | tuple) or is_one(encodings):
+        return [encodings] * layers  # pyright: ignore[reportReturnType]  # what is_one lets through is an encoding
     each = list(encodings) or [()] * layers
     require(len(each) == layers, "encodings", f"one, or one for each of the {layers} layers", each)
     return each
 
 
+def is_one(encodings: Sequence[Any]) -> bool:
+    """Whether a tuple is one encoding of several parts: a rotation, and what goes with it."""
+    extras = [e for e in encodings if isinstance(e, LogN | Temperature)]
+    return isinstance(encodings, tuple) and len(extras) > 0
+
+
 def check_fit(encoding: Encoding, own: Encoding) -> None:
     """Raise ConfigError unless the code of a layer that was built for `own` can apply `encoding`."""
-    require(isinstance(encoding, Rotary) or encoding == (), "encodings", "Rotary or () in every layer", encoding)
-    if not isinstance(encoding, Rotary):
+    rotary = rotary_of(parted(encoding).rule)
+    if rotary is None:
         return
     if not isinstance(own, Rotary):
         require(False, "encodings", "() in a layer that this architecture leaves without positions", encoding)
         return
-    require(encoding.dim == own.dim, "Rotary.dim", f"{own.dim}, the channels that this model rotates", encoding.dim)
-    # a scaling that still depends on the served length is refused here
-    encoding.spectrum()
+    require(rotary.dim == own.dim, "Rotary.dim", f"{own.dim}, the channels that this model rotates", rotary.dim)
 
 
 def swap(owner: nn.Module, name: str, value: object) -> Undo:

@@ -53,6 +53,12 @@ def rebind(attention: nn.Module, pairing: str, own: str) -> Callable[[], None] |
     if pairing == own and (DEEPSEEK in names or by_rows):
         return None
     turn = partial(turned_rows if by_rows else turned, pairing)
+    return bind(attention, turn)
+
+
+def bind(attention: nn.Module, turn: Callable[..., Any]) -> Callable[[], None]:
+    """Let the forward of this one instance find `turn` where its code says NAME; the result takes it back."""
+    stock: Any = type(attention).forward
     seen = stock.__globals__ | {NAME: turn, DEEPSEEK: turn}
     made = FunctionType(stock.__code__, seen, stock.__name__, stock.__defaults__, stock.__closure__)
     made.__kwdefaults__ = stock.__kwdefaults__

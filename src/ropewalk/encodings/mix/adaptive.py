@@ -34,8 +34,8 @@ class Adaptive:
 
     def window(self) -> int | None:
         """The length up to which nothing changes; None where nothing depends on the length."""
-        rules = getattr(self.encoding, "rotary", self.encoding).scaling
-        return min((rule.trained_length for rule in rules if isinstance(rule, Adapts)), default=None)
+        moving = [rule for rule in getattr(self.encoding, "rotary", self.encoding).scaling if isinstance(rule, Adapts)]
+        return min((getattr(rule, "trained_length", 1) for rule in moving), default=None)
 
     def length(self, at: Tokens) -> Tensor:
         """Int[B, Q]: the length that each query is served at."""

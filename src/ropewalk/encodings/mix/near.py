@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.encodings.mix.branches import Branches
-from ropewalk.tokens import Tokens, line
+from ropewalk.tokens import Tokens, distance, line
 
 
 class Near(Branches):
@@ -13,9 +13,8 @@ class Near(Branches):
     window: int
 
     def takes(self, q_at: Tokens, k_at: Tokens) -> list[Tensor]:
-        i, j = line(q_at, "a distance rule"), line(k_at, "a distance rule")
-        far = i[:, :, None] - j[:, None, :] >= self.window
-        return [~far, far]
+        """The pairs that are nearer than the window, and the others."""
+        return parted_at(self.window, q_at, k_at)
 
 
 class Capped(Near):
@@ -28,3 +27,9 @@ class Capped(Near):
     def keys(self, at: Tokens) -> list[Tensor]:
         j = line(at, "a distance rule")
         return [j, torch.zeros_like(j)]
+
+
+def parted_at(window: int, q_at: Tokens, k_at: Tokens) -> list[Tensor]:
+    """Bool[B, Q, K] twice: the pairs at distances below `window`, and the others."""
+    far = distance(q_at, k_at) >= window
+    return [~far, far]

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ropewalk.encodings.mix.branches import require_rotary
-from ropewalk.encodings.mix.near import Near
+from ropewalk.encodings.mix.branches import Branches, require_rotary
+from ropewalk.encodings.mix.near import parted_at
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require_number
 from ropewalk.tokens import Tokens, distance, line
 
 
 @dataclass(frozen=True)
-class StreamingLLM(Near):
+class StreamingLLM(Branches):
     """Hides all keys but the first `sinks` and the last `recent`, and counts as if nothing had stood between the two.
 
     The logits of a cache of sinks + recent keys whose positions are its slots: a text may go on for ever, and what is
@@ -28,11 +28,6 @@ class StreamingLLM(Near):
         require_number(self, "sinks", at_least=0, whole=True)
         require_number(self, "recent", at_least=1, whole=True)
 
-    @property
-    def window(self) -> int:
-        """From where on only the sinks are seen."""
-        return self.recent
-
     def queries(self, at: Tokens) -> list[Tensor]:
         """As they stand; for the sinks in the cache's last slot once it is full."""
         i = line(at, "StreamingLLM")
@@ -41,6 +36,10 @@ class StreamingLLM(Near):
     def keys(self, at: Tokens) -> list[Tensor]:
         """As they stand, which is the slot of every sink."""
         return [line(at, "StreamingLLM")] * 2
+
+    def takes(self, q_at: Tokens, k_at: Tokens) -> list[Tensor]:
+        """The last tokens, and the sinks."""
+        return parted_at(self.recent, q_at, k_at)
 
     def visible(self, q_at: Tokens, k_at: Tokens) -> Tensor:
         """Bool[B, Q, K]: the keys of the last `recent` tokens and the first `sinks` of the document."""

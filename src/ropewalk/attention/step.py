@@ -1,0 +1,206 @@
+"""One call of a model's layers over cached keys: what the layers share, and attention as each layer's encoding says.
+
+Queries and keys are mapped before the cache, once for every place that a branch gives them, so that what is cached
+never has to be turned again; an encoding that follows the length keeps its keys raw and turns them here.
+Letters: B batch, T new tokens, K keys, H query heads, G key heads, D head channels, N views, V value channels.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ropewalk.attention.runs import Block, Partial, attend_runs, plan
+from ropewalk.encodings.mix.adaptive import Adaptive
+from ropewalk.encodings.mix.branches import Branches, standing
+from ropewalk.encodings.rotary.log_n import LogN
+from ropewalk.encodings.rotary.rotary import Rotary
+from ropewalk.encodings.rotary.temperature import Temperature
+from ropewalk.errors import require
+from ropewalk.masks import Mask, causal, window
+from ropewalk.rotation import Rotation
+from ropewalk.tokens import Tokens, contiguous, select
+
+
+class Parts(NamedTuple):
+    """An encoding by what is done with each of its members."""
+
+    rule: Rotary | Branches | Adaptive | None  # what turns queries and keys, and which pairs by which branch
+    sharp: tuple[LogN | Temperature, ...]  # what makes queries longer
+
+
+@cache
+def parted(encoding: Any) -> Parts:
+    """The members of an encoding by what they do. Raises ConfigError for one that cached keys do not suit.
+
+    One Rotary, distance rule or Adaptive at most, and any number of LogN and Temperature.
+    """
+    members = encoding if isinstance(encoding, tuple) else (encoding,)
+    rules = [e for e in members if isinstance(e, Rotary | Branches | Adaptive)]
+    sharp = tuple(e for e in members if isinstance(e, LogN | Temperature))
+    others = [e for e in members if e not in rules and e not in sharp]
+    known = "Rotary, a distance rule, Adaptive, LogN, Temperature or () in every layer"
+    require(not others, "encodings", known, next(iter(others), None))
+    require(len(rules) < 2, "encodings", "of one rotation for each layer", rules)
+    rule = rules[0] if rules else None
+    rotary = rotary_of(rule)
+    if rotary is not None and not isinstance(rule, Adaptive):
+        # a scaling that still depends on the length is refused here
+        rotary.spectrum()
+    return Parts(rule, sharp)
+
+
+def rotary_of(rule: Rotary | Branches | Adaptive | None) -> Rotary | None:
+    """The rotation that a rule turns with."""
+    inner = rule.encoding if isinstance(rule, Adaptive) else rule
+    return inner.rotary if isinstance(inner, Branches) else inner
+
+
+def query_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
+    """Where queries stand for each branch."""
+    return [standing(p) for p in rule.queries(at)] if isinstance(rule, Branches) else [at]
+
+
+def key_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
+    """Where keys stand, once for each place that is another: the views that are cached."""
+    if not isinstance(rule, Branches):
+        return [at]
+    places: list[Tensor] = []
+    for place in rule.keys(at):
+        if not any(place is p for p in places):
+            places.append(place)
+    return [standing(p) for p in places]
+
+
+@cache
+def views(rule: Rotary | Branches | None) -> tuple[int, ...]:
+    """Which of the cached views each branch reads."""
+    if not isinstance(rule, Branches):
+        return (0,)
+    places, known, found = rule.keys(contiguous(1)), list[Tensor](), list[int]()
+    for place in places:
+        at = next((i for i, p in enumerate(known) if p is place), len(known))
+        if at == len(known):
+            known.append(place)
+        found.append(at)
+    return tuple(found)
+
+
+def turned(x: Tensor, tables: Sequence[Rotation]) -> Tensor:
+    """x [B, H, T, D] as each of the tables turns it, side by side: [B, H, T, N * D]."""
+    found = [t.query(x) for t in tables]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+class Step:
+    """New tokens, the keys that they meet, and for each layer its encoding; tables and plans are made once for all."""
+
+    def __init__(self, q_at: Tokens, k_at: Tokens, encodings: Sequence[Any]) -> None:
+        self.q_at, self.k_at, self.encodings = q_at, k_at, encodings
+        self.made: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made when the first layer asks for it."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def mapped(self, layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [B, H, T, D] and keys [B, G, T, D] of the new tokens, as that layer turns and caches them."""
+        rule, sharp = parted(self.encodings[layer])
+        for e in sharp:
+            q = self.once((e, q.device), lambda e=e: e.rotation({}, self.q_at)).query(q)
+        if rule is None or isinstance(rule, Adaptive):
+            return q, k
+        return self.queries(rule, q, self.q_at, "new"), self.keys(rule, k, self.q_at, "new")
+
+    def queries(self, rule: Rotary | Branches, q: Tensor, at: Tokens, where: Any) -> Tensor:
+        """Queries as each branch turns them; tables are shared by all calls that name the same `where`."""
+        rotary = rotary_of(rule)
+        assert rotary is not None
+        tables = self.once(("q", rule, where), lambda: [rotary.rotation({}, p) for p in query_places(rule, at)])
+        return turned(q, tables)
+
+    def keys(self, rule: Rotary | Branches, k: Tensor, at: Tokens, where: Any) -> Tensor:
+        """Keys as they are cached, one view for each place that is another."""
+        rotary = rotary_of(rule)
+        assert rotary is not None
+        tables = self.once(("k", rule, where), lambda: [rotary.rotation({}, p) for p in key_places(rule, at)])
+        return turned(k, tables)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None, scale: float) -> Tensor:
+        """Causal attention, [B, H, T, V], of q [B, H, T, N * D], k [B, G, K, N * D] and v [B, G, K, V] from the cache.
+
+        The keys are those of the last K tokens. With `reach` a query sees the last so many alone.
+        """
+        rule, _ = parted(self.encodings[layer])
+        k_at = self.once(("keys", k.shape[2]), lambda: last(self.k_at, k.shape[2]))
+        mask = causal if reach is None else window(reach)
+        if isinstance(rule, Adaptive):
+            return self.adapted(rule, q, k, v, k_at, (mask, reach, scale))
+        return self.by_plan(rule, (q, k, v), self.q_at, k_at, ("all", mask, reach, scale)).out
+
+    def by_plan(
+        self,
+        rule: Rotary | Branches | None,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        q_at: Tokens,
+        k_at: Tokens,
+        told: tuple[Any, Mask, int | None, float],
+    ) -> Partial:
+        """Attention of mapped queries and keys; the plan is made once for each of the `told` places and masks."""
+        q, k, v = qkv
+        which, mask, reach, scale = told
+        branches = rule if isinstance(rule, Branches) else None
+        blocks: list[Block] = self.once(
+            ("plan", branches, which, reach, k.shape[2]), lambda: plan(branches, q_at, k_at, mask)
+        )
+        seen = views(rule)
+        queries, keys = q.chunk(len(seen), dim=-1), k.chunk(max(seen) + 1, dim=-1)
+        return attend_runs(queries, [keys[i] for i in seen], v, blocks, scale)
+
+    def adapted(
+        self,
+        rule: Adaptive,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_at: Tokens,
+        told: tuple[Mask, int | None, float],
+    ) -> Tensor:
+        """Attention where every query has a rule of its own, over raw keys: row by row, rule by rule."""
+        out = q.new_empty(*q.shape[:3], v.shape[-1])
+        settled = self.once(("settled", rule), lambda: by_row(rule, self.q_at))
+        for row, some, own in settled:
+            q_at, at = part(self.q_at, row, some), part(k_at, row, slice(None))
+            where = (row.start, row.stop, some.start, k_at.order.shape[1])
+            mapped = self.queries(own, q[row, :, some], q_at, where), self.keys(own, k[row], at, where), v[row]
+            out[row, :, some] = self.by_plan(own, mapped, q_at, at, (where, *told)).out
+        return out
+
+
+def by_row(rule: Adaptive, at: Tokens) -> list[tuple[slice, slice, Any]]:
+    """Rows, queries and the rule that serves them: all rows at once where they are alike."""
+    found, rows = list[tuple[slice, slice, Any]](), len(at.order)
+    together = rows == 1 or bool((at.position == at.position[:1]).all())
+    for row in [slice(0, rows)] if together else [slice(i, i + 1) for i in range(rows)]:
+        for own, mine in rule.settled(part(at, row, slice(None))).items():
+            columns = mine[0].nonzero().flatten()
+            cuts = [0, *((columns[1:] - columns[:-1] > 1).nonzero().flatten() + 1).tolist(), len(columns)]
+            spans = [columns[a:b] for a, b in pairwise(cuts)]
+            found += [(row, slice(int(span[0]), int(span[-1]) + 1), own) for span in spans]
+    return found
+
+
+def part(at: Tokens, rows: slice, columns: slice) -> Tokens:
+    """The tokens of some rows and columns."""
+    return select(Tokens(at.position[rows], at.order[rows], at.document[rows]), columns)
+
+
+def last(at: Tokens, count: int) -> Tokens:
+    """The last `count` tokens."""
+    length = at.order.shape[1]
+    return at if count == length else select(at, slice(length - count, length))
