@@ -12,16 +12,18 @@ from ropewalk.encodings.registry import Learned, Rotary
 from ropewalk.errors import ConfigError, did_you_mean
 
 
-def parse(text: str) -> Any:
+def parse(text: str, own: Any = None) -> Any:
     """The value that `text` writes: calls of exported names, numbers, strings, None, True, False, tuples and lists.
 
-    The inverse of repr. Nothing is evaluated. Raises ConfigError, in one line, for anything else.
+    The inverse of repr. Nothing is evaluated. With `own`, the positions that a model has, a rule over a rotation may
+    leave the rotation out. Raises ConfigError, in one line, for anything else.
 
     >>> parse("Rotary(64, scaling=(Yarn(factor=2.0, trained_length=8192),))").scaling[0].factor
     2.0
     """
     try:
-        return build(ast.parse(text.strip(), mode="eval").body)
+        tree = ast.parse(text.strip(), mode="eval").body
+        return build(tree if own is None else Given(own).visit(tree))
     except (SyntaxError, RecursionError, MemoryError, ValueError) as problem:
         if isinstance(problem, ConfigError):
             raise
@@ -71,6 +73,23 @@ def classes(registry: Any) -> list[type]:
 def known() -> dict[str, type]:
     """Every exported name with its class."""
     return {c.__name__: c for registry in (encodings, scalings, remaps) for c in classes(registry)}
+
+
+class Given(ast.NodeTransformer):
+    """Writes a rotation into calls that leave it out."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        """The call with the field that is missing."""
+        self.generic_visit(node)
+        kind = known().get(node.func.id) if isinstance(node.func, ast.Name) else None
+        here = {f.name for f in fields(kind)} & {"rotary", "encoding"} if kind and not node.args else ()
+        for name in here:
+            if all(k.arg != name for k in node.keywords):
+                node.keywords.append(ast.keyword(name, ast.parse(repr(self.own), mode="eval").body))
+        return node
 
 
 def build(node: ast.expr) -> Any:

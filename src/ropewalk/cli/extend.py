@@ -16,6 +16,10 @@ Examples, each a line:
 
   ropewalk extend demo --to 16384 --method "Yarn(factor=2.0, trained_length=8192)"
 
+  ropewalk extend demo --to 16384 --methods all
+
+  ropewalk extend demo --to 16384 --method "ReRope(window=4096)"
+
 A run that was interrupted goes on where it stopped when the same command is given again.
 """
 
@@ -27,6 +31,7 @@ def extend_command(
     text: Annotated[str | None, typer.Option(help="Your own text: a file or a folder of text files.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A Hugging Face data set with a column text.")] = None,
     method: Annotated[str | None, typer.Option(help="Measure this one scaling instead of choosing.")] = None,
+    methods: Annotated[str, typer.Option(help="What competes: scalings, or all (rules too).")] = "scalings",
     price: Annotated[float, typer.Option(help="Accepted rise of perplexity inside the window, in percent.")] = 4.0,
     finalists: Annotated[int, typer.Option(help="Candidates that go on to held-out text.")] = 2,
     retrieval: Annotated[str, typer.Option(help="named-keys, passkey or none.")] = "named-keys",
@@ -43,7 +48,7 @@ def extend_command(
 
     folder = out or f"out/{model.rstrip('/').rsplit('/', 1)[-1]}-{to}"
     request = ExtendRequest(
-        model, to, folder, text, dataset, method, price / 100, finalists, retrieval, dtype, chunk, seed
+        model, to, folder, text, dataset, method, methods, price / 100, finalists, retrieval, dtype, chunk, seed
     )
     started = time.perf_counter()
     with Screen() as screen:

@@ -19,6 +19,7 @@ from ropewalk.extend.candidates import Candidate, reaching_layers
 from ropewalk.extend.plan import ExtendRequest, Item, Progress, expected, measure_pace
 from ropewalk.extend.race import Reader, Reading, Standing, Track, judge, ranking
 from ropewalk.formats import hf
+from ropewalk.models.attach import is_table
 from ropewalk.models.describe import describe, refuse_reordered
 from ropewalk.models.load import Loaded, load
 from ropewalk.spectrum import for_length
@@ -128,7 +129,7 @@ def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
     config = loaded.model.config.get_text_config()
     window = config.max_position_embeddings
     reaching = reaching_layers(config, window)
-    rivals = field_of.field(loaded.encodings, window, request.to, reaching, request.method)
+    rivals = field_of.field(loaded.encodings, window, request.to, reaching, request)
     check_writes(loaded, rivals[0], request.to)
     task_of(request)
 
@@ -142,7 +143,8 @@ def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
 def check_writes(loaded: Loaded, candidate: Candidate, length: int) -> None:
     """Fail before hours of measurement, not after, if a candidate does not fit the model or a checkpoint."""
     with attached(loaded.model, for_length(candidate.encodings, length)):
-        hf.write(candidate.encodings, loaded.model.config.to_dict(), length)
+        if all(map(is_table, candidate.encodings)):
+            hf.write(candidate.encodings, loaded.model.config.to_dict(), length)
 
 
 def task_of(request: ExtendRequest) -> NamedKeys | Passkey | None:
@@ -161,6 +163,7 @@ def settings(request: ExtendRequest, subject: Subject) -> dict[str, Any]:
         "weights": [[f.name, f.stat().st_size] for f in weights],
         "to": request.to,
         "method": request.method,
+        "methods": request.methods,
         "price": request.price,
         "finalists": request.finalists,
         "retrieval": request.retrieval,

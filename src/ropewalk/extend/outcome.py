@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ropewalk.attention.step import parted, rotary_of
 from ropewalk.encodings import Rotary
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluate.run import put_json, unwritable
@@ -18,9 +19,14 @@ from ropewalk.extend.job import Run
 from ropewalk.extend.summary import Figures, Names
 from ropewalk.extend.verdict import verdict
 from ropewalk.formats.engines import ENGINES, SERVERS, command, engine_files
+from ropewalk.models.attach import is_table
 from ropewalk.models.save import save_extended
 from ropewalk.spectrum import for_length
 
+NO_ENGINE = (
+    "No engine's config can express the chosen rule, so no checkpoint and no engine files were written: it needs "
+    "`ropewalk generate`, or `attach` in Python."
+)
 MEASURED = {"race": "race", "held-out text": "held-out-text"}
 
 
@@ -90,15 +96,17 @@ def entry(run: Run, c: Candidate, chosen: str | None) -> Figures:
 
 
 def extended_layer(c: Candidate) -> Any:
-    """The encoding of the layers that reach furthest: the most scaled one."""
+    """The encoding of the layers that reach furthest: a rule where there is one, else the most scaled rotation."""
+    rule = next((e for e in c.encodings if not is_table(e)), None)
     rotaries = [e for e in c.encodings if isinstance(e, Rotary)]
-    return max(rotaries, key=lambda e: len(e.scaling)) if rotaries else ()
+    return rule or (max(rotaries, key=lambda e: len(e.scaling)) if rotaries else ())
 
 
 def spectra(unmodified: Candidate, chosen: Candidate | None, length: int) -> Figures:
     """Rates and magnitude before and after."""
     pair = {"trained": unmodified, "chosen": chosen or unmodified}
-    settled = {name: for_length(extended_layer(c), length).spectrum() for name, c in pair.items()}
+    rotaries = {name: rotary_of(parted(extended_layer(c)).rule) for name, c in pair.items()}
+    settled = {name: for_length(e, length).spectrum() for name, e in rotaries.items() if e is not None}
     return {name: {"inv_freq": list(s.inv_freq), "magnitude": s.magnitude} for name, s in settled.items()}
 
 
@@ -160,6 +168,11 @@ def ship(run: Run, summary: Figures, out: Path) -> Figures:
     """extended/ and engines/, and what to run with them."""
     loaded, target = run.subject.loaded, run.subject.track.target
     encodings = for_length(run.subject.entrant(summary["chosen_name"]).encodings, target)
+    if not all(map(is_table, encodings)):
+        return {
+            "deploy": [in_python(run.request.model, summary["chosen_name"])],
+            "notes": [*summary["notes"], NO_ENGINE],
+        }
     lost = save_extended(loaded.folder, encodings, target, out / "extended")
     files = engine_files(encodings, json.loads((loaded.folder / "config.json").read_text(encoding="utf-8")), target)
     folder = out / "engines"
@@ -170,6 +183,11 @@ def ship(run: Run, summary: Figures, out: Path) -> Figures:
     if not files:
         raise RopewalkError("no engine file could be written")
     return {"deploy": commands(out, target, files), "notes": [*summary["notes"], *lost, *notes]}
+
+
+def in_python(model: str, name: str) -> Figures:
+    """How a rule is used that no config can tell an engine."""
+    return {"title": "Ropewalk", "path": "", "command": f'ropewalk generate {model} --encoding "{name}" "..."'}
 
 
 def commands(out: Path, target: int, files: dict[str, str]) -> list[Figures]:

@@ -13,6 +13,7 @@ from ropewalk.errors import require
 from ropewalk.evaluate.forward import CHUNK, Trunk, prefix_attention
 
 RETRIEVAL = ("named-keys", "passkey", "none")
+METHODS = ("scalings", "all")
 PROBE = 512  # tokens of a timed call
 DEPTH = 16  # how many times as long the prefix of a timed attention is
 
@@ -27,6 +28,7 @@ class ExtendRequest:
     text: str | None = None
     dataset: str | None = None
     method: str | None = None
+    methods: str = "scalings"  # what competes; "all" takes distance rules and what follows the length as well
     price: float = 0.04  # the largest accepted rise of perplexity inside the trained window, as a share
     finalists: int = 2  # candidates that go on to held-out text
     retrieval: str = "named-keys"
@@ -39,6 +41,7 @@ class ExtendRequest:
         require(self.price > 0, "--price", "above 0", self.price)
         require(self.finalists > 0, "--finalists", "at least 1", self.finalists)
         require(self.retrieval in RETRIEVAL, "--retrieval", f"one of {', '.join(RETRIEVAL)}", self.retrieval)
+        require(self.methods in METHODS, "--methods", f"one of {', '.join(METHODS)}", self.methods)
         require(self.chunk >= 32, "--chunk", "at least 32", self.chunk)
 
 
