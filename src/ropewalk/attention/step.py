@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ropewalk.attention.runs import Block, Partial, attend_runs, plan
+from ropewalk.attention.cache import Cache
+from ropewalk.attention.runs import Block, Partial, attend_runs, merge, plan
 from ropewalk.encodings.mix.adaptive import Adaptive
 from ropewalk.encodings.mix.branches import Branches, standing
 from ropewalk.encodings.rotary.log_n import LogN
@@ -96,10 +97,13 @@ def turned(x: Tensor, tables: Sequence[Rotation]) -> Tensor:
 
 
 class Step:
-    """New tokens, the keys that they meet, and for each layer its encoding; tables and plans are made once for all."""
+    """New tokens, the keys that they meet, and for each layer its encoding; tables and plans are made once for all.
 
-    def __init__(self, q_at: Tokens, k_at: Tokens, encodings: Sequence[Any]) -> None:
-        self.q_at, self.k_at, self.encodings = q_at, k_at, encodings
+    A `trunk` is a cache of one row that all rows share: what its layers hold comes before their own keys.
+    """
+
+    def __init__(self, q_at: Tokens, k_at: Tokens, encodings: Sequence[Any], trunk: Cache | None = None) -> None:
+        self.q_at, self.k_at, self.encodings, self.trunk = q_at, k_at, encodings, trunk
         self.made: dict[Any, Any] = {}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -141,7 +145,16 @@ class Step:
         mask = causal if reach is None else window(reach)
         if isinstance(rule, Adaptive):
             return self.adapted(rule, q, k, v, k_at, (mask, reach, scale))
-        return self.by_plan(rule, (q, k, v), self.q_at, k_at, ("all", mask, reach, scale)).out
+        own = self.by_plan(rule, (q, k, v), self.q_at, k_at, ("own", mask, reach, scale))
+        if self.trunk is None:
+            return own.out
+        keys, values = self.trunk.read(layer)
+        rows, at = len(q), self.once("folded", lambda: folded(self.q_at))
+        # all rows are queries of one, so that the keys are looked at once
+        told = ("trunk", mask, reach, scale)
+        shared = self.by_plan(rule, (q.transpose(0, 1).flatten(1, 2)[None], keys, values), at, self.trunk.at, told)
+        out, lse = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in shared)
+        return merge([own, Partial(out, lse)]).out
 
     def by_plan(
         self,
@@ -198,6 +211,11 @@ def by_row(rule: Adaptive, at: Tokens) -> list[tuple[slice, slice, Any]]:
 def part(at: Tokens, rows: slice, columns: slice) -> Tokens:
     """The tokens of some rows and columns."""
     return select(Tokens(at.position[rows], at.order[rows], at.document[rows]), columns)
+
+
+def folded(at: Tokens) -> Tokens:
+    """The tokens of all rows in one."""
+    return Tokens(at.position.flatten(0, 1)[None], at.order.flatten()[None], at.document.flatten()[None])
 
 
 def last(at: Tokens, count: int) -> Tokens:

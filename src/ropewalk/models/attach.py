@@ -36,7 +36,7 @@ SERVED = sorted([*SHARED, "gptj"])  # gptj looks rows up in every layer
 SCALES_SOFTMAX = ("deepseek_v3",)  # mscale_all_dim also multiplies the scale of the logits
 
 
-def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
+def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding], interface: bool = False) -> None:
     """Let `model` attend by `encodings`: one for all layers, or a list with one per layer.
 
     Each is a Rotary, () for a layer without positions, a distance rule (ReRope, LeakyReRope, SelfExtend, DualChunk,
@@ -44,8 +44,8 @@ def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
     depends on the served length is an Adaptive one. Replaces what an earlier attach put there. The pairing may be
     another than that of the model's code, for weights in that order. Rules other than a Rotary attend through
     transformers' attention interface, with any of its caches that keep keys as they are given, and need no mask but
-    [batch, tokens]. Raises UnsupportedError for an architecture that is not served, ConfigError for an encoding that
-    does not fit its heads.
+    [batch, tokens]; with `interface` a Rotary does so too, as a TextCache asks for. Raises UnsupportedError for an
+    architecture that is not served, ConfigError for an encoding that does not fit its heads.
     """
     decoder = decoder_of(model)
     kind = decoder.config.model_type
@@ -55,7 +55,8 @@ def attach(model: nn.Module, encodings: Encoding | Sequence[Encoding]) -> None:
     for pair in dict.fromkeys(zip(each, own, strict=True)):
         check_fit(*pair)
     detach(model)
-    undo = by_table(decoder, each, own) if all(map(is_table, each)) else by_rule(decoder, each)
+    tables = all(map(is_table, each)) and not interface
+    undo = by_table(decoder, each, own) if tables else by_rule(decoder, each)
     vars(decoder)["ropewalk_undo"] = undo
 
 

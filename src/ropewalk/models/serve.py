@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ropewalk.attention.step import Step, parted
 from ropewalk.errors import UnsupportedError, require
+from ropewalk.models.cache import TextCache
 from ropewalk.models.rebind import NAME, bind
 from ropewalk.tokens import PADDING, Tokens, contiguous
 
@@ -35,7 +36,8 @@ class Served:
         ids = next(told[name] for name in ("input_ids", "inputs_embeds") if told.get(name) is not None)
         kept = told.get("past_key_values")
         q_at, k_at = whose(ids, told.get("attention_mask"), told.get("position_ids"), kept)
-        step = Step(q_at, k_at, self.encodings)
+        trunk = getattr(kept, "trunk", None)
+        step = Step(q_at, k_at, self.encodings, None if trunk is None else trunk.store)
         return (), told | {"position_ids": q_at.position[..., 0], STEP: step}
 
     def before_layer(self, index: int, layer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any]:
@@ -113,7 +115,7 @@ def whose(ids: Tensor, mask: Tensor | None, where: Tensor | None, kept: Any) -> 
     cache of transformers is taken to be consecutive, up to its padding. Positions that restart begin a document.
     """
     batch, new = ids.shape[:2]
-    if hasattr(kept, "announce"):
+    if isinstance(kept, TextCache):
         return kept.announce(batch, new, mask, where)
     past = int(kept.get_seq_length()) if kept is not None else 0
     own = contiguous(past + new, batch=batch)

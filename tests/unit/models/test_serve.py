@@ -20,7 +20,7 @@ from transformers import (
 
 import ropewalk as rw
 from ropewalk.formats import hf
-from ropewalk.models.attach import attach, detach
+from ropewalk.models.attach import adaptive, attach, detach
 from tolerance import tolerance
 
 FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -80,10 +80,15 @@ def built(family: str) -> Any:
 
 def ruled(family: str, rule: str, dtype: torch.dtype) -> Any:
     model = built(family).to(dtype)
+    attach(model, adapted(model, RULES[rule]))
+    return model
+
+
+def adapted(model: Any, rule: Callable[[Any], Any]) -> list[Any]:
+    """The model's own positions, with a rule in every layer that does not slide."""
     own = hf.read(model.config.to_dict())
     kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * 3
-    attach(model, [RULES[rule](e) if kind == "full_attention" else e for e, kind in zip(own, kinds, strict=True)])
-    return model
+    return [adaptive(rule(e)) if kind == "full_attention" else e for e, kind in zip(own, kinds, strict=True)]
 
 
 def words() -> Tensor:
