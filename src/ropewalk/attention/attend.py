@@ -16,7 +16,12 @@ from ropewalk.attention.fit import check_fit
 from ropewalk.attention.flex import attend_flex, compact, refusal
 from ropewalk.attention.fold import attend_folded, folds
 from ropewalk.attention.sdpa import in_blocks, in_order, of_distance
+from ropewalk.attention.step import Step
 from ropewalk.attention.strips import attend_strips
+from ropewalk.encodings.mix.adaptive import Adaptive
+from ropewalk.encodings.mix.branches import Branches
+from ropewalk.encodings.rotary.log_n import LogN
+from ropewalk.encodings.rotary.temperature import Temperature
 from ropewalk.errors import UnsupportedError
 from ropewalk.masks import Mask, causal
 from ropewalk.sites import Biases, Mixes, Rotates, Weights, parts
@@ -31,6 +36,7 @@ BACKENDS: dict[str, Callable[[Call], Tensor]] = {
     "strips": attend_strips,
     "folded": attend_folded,
     "flex": lambda call: by_flex(call),
+    "runs": lambda call: by_runs(call),
 }
 MANY = 128  # queries, from which on what is prepared for all keys pays
 
@@ -73,7 +79,8 @@ def choose(
 
     "sdpa" is torch's fused product at once, "strips" the same under a view of a table of distances, "folded" the same
     with ALiBi in a few channels more, "documents" one document after the other, "blocks" some queries at a time under
-    a mask, "flex" torch's FlexAttention, "reference" plain torch, "empty" no work at all.
+    a mask, "runs" the rotations of a distance rule as fused products that are merged, "flex" torch's FlexAttention,
+    "reference" plain torch, "empty" no work at all.
     """
     return select_backend(Call(q, k, v, encoding, w, q_at, k_at, mask, scale))
 
@@ -85,6 +92,8 @@ def select_backend(c: Call) -> tuple[str, str]:
     if c.q.numel() == 0 or c.k.numel() == 0 or c.v.numel() == 0:
         return "empty", "there is no query or no key"
     for e in parts(c.encoding, Mixes):
+        if in_steps(c.encoding):
+            return "runs", f"{type(e).__name__} turns queries and keys in a few ways, each for runs of keys"
         return "reference", f"{type(e).__name__} replaces the dot product, pair by pair"
     biases = parts(c.encoding, Biases)
     for e in biases:
@@ -139,3 +148,16 @@ def mergeable(c: Call) -> bool:
 def empty(c: Call) -> Tensor:
     """Zeros [B, H, Q, V] that hang together with q."""
     return c.q.new_zeros(*c.q.shape[:3], c.v.shape[-1]) + c.q[..., :0].sum()
+
+
+def in_steps(encoding: Any) -> bool:
+    """Whether all parts are those that a `Step` knows."""
+    members = encoding if isinstance(encoding, tuple) else (encoding,)
+    return all(isinstance(e, Branches | Adaptive | LogN | Temperature) for e in members)
+
+
+def by_runs(c: Call) -> Tensor:
+    """A distance rule, or one that follows the length."""
+    step = Step(c.q_at, c.k_at, [c.encoding])
+    q, k = step.query(0, c.q.to(c.kept)), step.key(0, c.k.to(c.kept), c.k_at, "keys")
+    return step.attend(0, q, k, c.v.to(c.kept), c.mask, c.q.shape[-1] ** -0.5).to(c.q.dtype)

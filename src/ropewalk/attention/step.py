@@ -21,9 +21,12 @@ from ropewalk.encodings.rotary.log_n import LogN
 from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.encodings.rotary.temperature import Temperature
 from ropewalk.errors import require
-from ropewalk.masks import Mask, causal, window
+from ropewalk.masks import Mask
 from ropewalk.rotation import Rotation
 from ropewalk.tokens import Tokens, contiguous, select
+
+Triple = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+Places = Callable[[Any, Tokens], list[Tokens]]  # where a rule lets tokens stand
 
 
 class Parts(NamedTuple):
@@ -90,12 +93,6 @@ def views(rule: Rotary | Branches | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def turned(x: Tensor, tables: Sequence[Rotation]) -> Tensor:
-    """x [B, H, T, D] as each of the tables turns it, side by side: [B, H, T, N * D]."""
-    found = [t.query(x) for t in tables]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-
-
 class Step:
     """New tokens, the keys that they meet, and for each layer its encoding; tables and plans are made once for all.
 
@@ -114,84 +111,72 @@ class Step:
 
     def mapped(self, layer: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, H, T, D] and keys [B, G, T, D] of the new tokens, as that layer turns and caches them."""
+        return self.query(layer, q), self.key(layer, k, self.q_at, "new")
+
+    def query(self, layer: int, q: Tensor) -> Tensor:
+        """Queries [B, H, T, D] of the new tokens, as every branch turns them: [B, H, T, N * D]."""
         rule, sharp = parted(self.encodings[layer])
         for e in sharp:
             q = self.once((e, q.device), lambda e=e: e.rotation({}, self.q_at)).query(q)
-        if rule is None or isinstance(rule, Adaptive):
-            return q, k
-        return self.queries(rule, q, self.q_at, "new"), self.keys(rule, k, self.q_at, "new")
+        return q if isinstance(rule, Adaptive) else self.turned(rule, q, query_places, self.q_at, "new")
 
-    def queries(self, rule: Rotary | Branches, q: Tensor, at: Tokens, where: Any) -> Tensor:
-        """Queries as each branch turns them; tables are shared by all calls that name the same `where`."""
+    def key(self, layer: int, k: Tensor, at: Tokens, where: str) -> Tensor:
+        """Keys [B, G, K, D] of the tokens `at`, as they are cached: [B, G, K, N * D]."""
+        rule = parted(self.encodings[layer]).rule
+        return k if isinstance(rule, Adaptive) else self.turned(rule, k, key_places, at, where)
+
+    def turned(self, rule: Rotary | Branches | None, x: Tensor, places: Places, at: Tokens, where: Any) -> Tensor:
+        """x [B, H, T, D] at each of its places, side by side; calls that name the same `where` share the tables."""
         rotary = rotary_of(rule)
-        assert rotary is not None
-        tables = self.once(("q", rule, where), lambda: [rotary.rotation({}, p) for p in query_places(rule, at)])
-        return turned(q, tables)
+        if rule is None or rotary is None:
+            return x
+        tables: list[Rotation] = self.once(
+            (rule, places, where), lambda: [rotary.rotation({}, p) for p in places(rule, at)]
+        )
+        found = [table.query(x) for table in tables]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
-    def keys(self, rule: Rotary | Branches, k: Tensor, at: Tokens, where: Any) -> Tensor:
-        """Keys as they are cached, one view for each place that is another."""
-        rotary = rotary_of(rule)
-        assert rotary is not None
-        tables = self.once(("k", rule, where), lambda: [rotary.rotation({}, p) for p in key_places(rule, at)])
-        return turned(k, tables)
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+        """Attention, [B, H, T, V], of q [B, H, T, N * D], k [B, G, K, N * D] and v [B, G, K, V] from the cache.
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None, scale: float) -> Tensor:
-        """Causal attention, [B, H, T, V], of q [B, H, T, N * D], k [B, G, K, N * D] and v [B, G, K, V] from the cache.
-
-        The keys are those of the last K tokens. With `reach` a query sees the last so many alone.
+        The keys are those of the last K tokens; of them a query sees what `mask` lets through.
         """
-        rule, _ = parted(self.encodings[layer])
+        rule = parted(self.encodings[layer]).rule
         k_at = self.once(("keys", k.shape[2]), lambda: last(self.k_at, k.shape[2]))
-        mask = causal if reach is None else window(reach)
         if isinstance(rule, Adaptive):
-            return self.adapted(rule, q, k, v, k_at, (mask, reach, scale))
-        own = self.by_plan(rule, (q, k, v), self.q_at, k_at, ("own", mask, reach, scale))
+            return self.adapted(rule, (q, k, v), k_at, mask, scale)
+        own = self.by_plan(rule, (q, k, v), ("own", self.q_at, k_at), mask, scale)
         if self.trunk is None:
             return own.out
-        keys, values = self.trunk.read(layer)
-        rows, at = len(q), self.once("folded", lambda: folded(self.q_at))
         # all rows are queries of one, so that the keys are looked at once
-        told = ("trunk", mask, reach, scale)
-        shared = self.by_plan(rule, (q.transpose(0, 1).flatten(1, 2)[None], keys, values), at, self.trunk.at, told)
+        rows, at = len(q), self.once("folded", lambda: folded(self.q_at))
+        qkv = (q.transpose(0, 1).flatten(1, 2)[None], *self.trunk.read(layer))
+        shared = self.by_plan(rule, qkv, ("trunk", at, self.trunk.at), mask, scale)
         out, lse = (x[0].unflatten(1, (rows, -1)).transpose(0, 1) for x in shared)
         return merge([own, Partial(out, lse)]).out
 
     def by_plan(
-        self,
-        rule: Rotary | Branches | None,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        q_at: Tokens,
-        k_at: Tokens,
-        told: tuple[Any, Mask, int | None, float],
+        self, rule: Rotary | Branches | None, qkv: Triple, stand: tuple[Any, Tokens, Tokens], mask: Mask, scale: float
     ) -> Partial:
-        """Attention of mapped queries and keys; the plan is made once for each of the `told` places and masks."""
-        q, k, v = qkv
-        which, mask, reach, scale = told
+        """Attention of mapped queries and keys; calls that name the same place to `stand` share the plan."""
+        (q, k, v), (where, q_at, k_at) = qkv, stand
         branches = rule if isinstance(rule, Branches) else None
-        blocks: list[Block] = self.once(
-            ("plan", branches, which, reach, k.shape[2]), lambda: plan(branches, q_at, k_at, mask)
-        )
+        key = ("plan", branches, where, mask, k.shape[2])
+        blocks: list[Block] = self.once(key, lambda: plan(branches, q_at, k_at, mask))
         seen = views(rule)
         queries, keys = q.chunk(len(seen), dim=-1), k.chunk(max(seen) + 1, dim=-1)
         return attend_runs(queries, [keys[i] for i in seen], v, blocks, scale)
 
-    def adapted(
-        self,
-        rule: Adaptive,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        k_at: Tokens,
-        told: tuple[Mask, int | None, float],
-    ) -> Tensor:
+    def adapted(self, rule: Adaptive, qkv: Triple, k_at: Tokens, mask: Mask, scale: float) -> Tensor:
         """Attention where every query has a rule of its own, over raw keys: row by row, rule by rule."""
+        q, k, v = qkv
         out = q.new_empty(*q.shape[:3], v.shape[-1])
-        settled = self.once(("settled", rule), lambda: by_row(rule, self.q_at))
-        for row, some, own in settled:
+        for row, some, own in self.once(("settled", rule), lambda: by_row(rule, self.q_at)):
             q_at, at = part(self.q_at, row, some), part(k_at, row, slice(None))
-            where = (row.start, row.stop, some.start, k_at.order.shape[1])
-            mapped = self.queries(own, q[row, :, some], q_at, where), self.keys(own, k[row], at, where), v[row]
-            out[row, :, some] = self.by_plan(own, mapped, q_at, at, (where, *told)).out
+            where = (row.start, row.stop, some.start, k.shape[2])
+            queries = self.turned(own, q[row, :, some], query_places, q_at, where)
+            keys = self.turned(own, k[row], key_places, at, where)
+            out[row, :, some] = self.by_plan(own, (queries, keys, v[row]), (where, q_at, at), mask, scale).out
         return out
 
 

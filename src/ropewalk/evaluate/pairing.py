@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ropewalk.encodings.rotary.rotary import Rotary
 from ropewalk.errors import require
 from ropewalk.evaluate.document import document_losses
 from ropewalk.evaluate.metrics.perplexity import RUN, Mean, mean, paired
@@ -34,7 +35,9 @@ def detect_pairing(loaded: Loaded, ids: Tensor) -> Detected:
     """
     require(len(ids) > 2 * RUN, "the text", f"more than {2 * RUN} tokens long", len(ids))
     read = {
-        p: document_losses(loaded.model, tuple(e and replace(e, pairing=p) for e in loaded.encodings), ids)
+        p: document_losses(
+            loaded.model, tuple(replace(e, pairing=p) if isinstance(e, Rotary) else e for e in loaded.encodings), ids
+        )
         for p in PAIRINGS
     }
     losses = {p: mean(read[p]).loss for p in PAIRINGS}

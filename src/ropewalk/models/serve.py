@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ropewalk.attention.step import Step, parted
 from ropewalk.errors import UnsupportedError, require
+from ropewalk.masks import causal, window
 from ropewalk.models.cache import TextCache
 from ropewalk.models.rebind import NAME, bind
 from ropewalk.tokens import PADDING, Tokens, contiguous
@@ -100,11 +101,13 @@ def mapped(q: Tensor, k: Tensor, step: Step, layer: int, unsqueeze_dim: int = 1)
     return step.mapped(layer, q, k)
 
 
-def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **given: Any) -> tuple[Tensor, None]:
+def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, _mask: Tensor | None, **given: Any) -> tuple[Tensor, None]:
     """Attention in the signature that transformers calls; [B, H, T, D] in, [B, T, H, D] out."""
     step: Step = given[STEP]
     scale = given.get("scaling") or v.shape[-1] ** -0.5
-    out = step.attend(module.layer_idx, q, k, v, given.get("sliding_window"), scale)
+    reach = given.get("sliding_window")
+    mask = step.once(("mask", reach), lambda: window(reach) if reach else causal)
+    out = step.attend(module.layer_idx, q, k, v, mask, scale)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import ropewalk as rw
+from ropewalk.attention.reference import attend
 from ropewalk.attention.runs import attend_runs, plan
 from ropewalk.attention.step import Step, parted
 from ropewalk.tokens import Tokens
@@ -72,7 +73,7 @@ def error(dtype: torch.dtype, v: Tensor) -> float:
 def test_runs_of_keys_are_the_dense_softmax_over_effective_distances(rule: Any, at: Tokens) -> None:
     q, k, v = contents(at, torch.float32)
     step = Step(at, at, [rule])
-    got = step.attend(0, *step.mapped(0, q, k), v, None, DIM**-0.5)
+    got = step.attend(0, *step.mapped(0, q, k), v, rw.masks.causal, DIM**-0.5)
     torch.testing.assert_close(got.double(), dense(rule, q, k, v, at, at), rtol=0, atol=error(got.dtype, v))
 
 
@@ -82,13 +83,13 @@ def test_a_chunk_after_a_cached_prefix_is_the_whole(rule: Any) -> None:
     q, k, v = contents(at, torch.float64)
     whole = Step(at, at, [rule])
     qs, ks = whole.mapped(0, q, k)
-    want = whole.attend(0, qs, ks, v, None, DIM**-0.5)
+    want = whole.attend(0, qs, ks, v, rw.masks.causal, DIM**-0.5)
     for start, end in ((0, 301), (301, 599), (599, 600)):
         here = rw.select(at, slice(start, end))
         step = Step(here, rw.select(at, slice(end)), [rule])
         own, new = step.mapped(0, q[:, :, start:end], k[:, :, start:end])
         assert torch.equal(new, ks[:, :, start:end])
-        got = step.attend(0, own, ks[:, :, :end], v[:, :, :end], None, DIM**-0.5)
+        got = step.attend(0, own, ks[:, :, :end], v[:, :, :end], rw.masks.causal, DIM**-0.5)
         torch.testing.assert_close(got, want[:, :, start:end], rtol=0, atol=tolerance(got, DIM))
 
 
@@ -97,9 +98,9 @@ def test_a_sliding_window_and_log_n_go_with_any_rule() -> None:
     q, k, v = contents(at, torch.float64)
     rule = rw.ReRope(PLAIN, 50)
     step = Step(at, at, [(rw.LogN(64), rule)])
-    got = step.attend(0, *step.mapped(0, q, k), v, 33, DIM**-0.5)
+    got = step.attend(0, *step.mapped(0, q, k), v, rw.masks.window(33), DIM**-0.5)
     scale = torch.tensor([max(math.log(i + 1) / math.log(64), 1.0) for i in range(300)])
-    want = rw.attend(q * scale.float()[:, None], k, v, rule, {}, at, at, mask=rw.masks.window(33))
+    want = attend(q * scale.float()[:, None], k, v, rule, {}, at, at, mask=rw.masks.window(33))
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance(got, DIM))
 
 
@@ -109,8 +110,10 @@ def test_gradients_are_those_of_the_reference() -> None:
     for way in ("runs", "reference"):
         q, k, v = (x.requires_grad_() for x in contents(at, torch.float64))
         step = Step(at, at, [rule])
-        runs = way == "runs"
-        out = step.attend(0, *step.mapped(0, q, k), v, None, 0.25) if runs else rw.attend(q, k, v, rule, {}, at, at)
+        if way == "runs":
+            out = step.attend(0, *step.mapped(0, q, k), v, rw.masks.causal, 0.25)
+        else:
+            out = attend(q, k, v, rule, {}, at, at)
         found.append(torch.autograd.grad((out * out.detach().cos()).sum(), (q, k, v)))
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=tolerance(want, 300))
@@ -150,3 +153,15 @@ def test_a_query_that_sees_no_key_gets_zeros() -> None:
 def test_two_rotations_in_one_layer_are_refused() -> None:
     with pytest.raises(rw.ConfigError, match="encodings must be of one rotation for each layer"):
         parted((PLAIN, rw.ReRope(PLAIN, 4)))
+
+
+def test_attend_takes_runs_for_distance_rules_and_what_follows_the_length() -> None:
+    at = rw.contiguous(300)
+    q, k, v = contents(at, torch.float32)
+    moving = rw.Rotary(DIM, 1e3, (rw.DynamicYarn(64),))
+    for encoding in (RULES[3], (rw.LogN(64), RULES[0]), rw.Adaptive(moving), rw.Adaptive(rw.ReRope(moving, 40), 7)):
+        backend, why = rw.choose(q, k, v, encoding, {}, at, at)
+        assert backend == "runs"
+        assert "runs of keys" in why
+        got = rw.attend(q, k, v, encoding, {}, at, at)
+        torch.testing.assert_close(got, attend(q, k, v, encoding, {}, at, at), rtol=0, atol=tolerance(v, DIM))
