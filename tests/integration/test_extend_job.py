@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import Command
-from ropewalk import RopewalkError, for_length
+from ropewalk import RopewalkError, for_length, parse
 from ropewalk.evaluate.run import Ledger
 from ropewalk.extend import job, outcome
 from ropewalk.extend.candidates import rules
@@ -260,6 +260,32 @@ def test_one_named_method_is_measured(
     assert summary["chosen_name"] == (YARN if helps else None)
     assert summary["verdict"].startswith(f"{YARN} reads 1,024 tokens" if helps else "Nothing helped")
     assert [(out / name).is_dir() for name in ("extended", "engines")] == [helps, helps]
+
+
+@pytest.mark.usefixtures("once_loaded")
+def test_rules_without_training_race_and_one_that_wins_says_how_it_is_used(
+    built: Path, book: Path, tmp_path: Path, ropewalk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome.numbers, "helped", lambda *told: True)
+    out, rule = tmp_path / "out", "ReRope(window=256)"
+    done = ropewalk(*arguments(built, book, out), "--method", rule, "--retrieval", "none", "--json")
+    assert done.code == 0
+    summary = json.loads(done.out)
+    assert (summary["chosen_name"], summary["candidates"][0]["encoding"]) == (
+        rule,
+        repr(parse("ReRope(Rotary(16), 256)")),
+    )
+    assert summary["deploy"] == [
+        {"title": "Ropewalk", "path": "", "command": f'ropewalk generate {built} --encoding "{rule}" "..."'}
+    ]
+    assert "No engine's config can express the chosen rule" in " ".join(summary["notes"])
+    assert not (out / "extended").exists()
+    assert rule in (out / "report.html").read_text()
+    every = tmp_path / "every"
+    done = ropewalk(*arguments(built, book, every), "--methods", "all", "--retrieval", "none", "--json")
+    raced = {c["name"] for c in json.loads(done.out)["candidates"]}
+    assert {"ReRope(window=256)", "LMInfinite(window=512)", "StreamingLLM(recent=508)"} <= raced
+    assert len([name for name in raced if "Adaptive(" in name]) == 2
 
 
 METHODS = [YARN, "Yarn(factor=3.0, trained_length=512, magnitude=1.03)", "NTK(factor=2.0)", "Linear(factor=2.0)"]

@@ -20,7 +20,6 @@ from ropewalk.encodings import (
 )
 from ropewalk.encodings.mix.branches import Branches
 from ropewalk.errors import require
-from ropewalk.extend.plan import ExtendRequest
 from ropewalk.models.attach import Encoding
 from ropewalk.notation import parse
 from ropewalk.scalings import (
@@ -143,7 +142,8 @@ def named(text: str, encodings: Sequence[Encoding], reaching: Sequence[bool], op
     value = parse(text, own)
     if isinstance(value, (Scaling, Adapts)):
         return Candidate(short(value), with_rule(encodings, value, reaching))
-    known = isinstance(value, Rotary | Branches | Adaptive | LogN | Temperature | tuple)
+    kinds = Rotary | Branches | Adaptive | LogN | Temperature
+    known = all(isinstance(e, kinds) for e in (value if isinstance(value, tuple) else (value,)))
     rule = "a scaling such as Yarn(factor=2.0, trained_length=8192), or an encoding such as ReRope(window=4096)"
     require(known, option, rule, text)
     if isinstance(value, LogN | Temperature) and own is not None:
@@ -153,18 +153,26 @@ def named(text: str, encodings: Sequence[Encoding], reaching: Sequence[bool], op
 
 
 def field(
-    encodings: tuple[Encoding, ...], window: int, target: int, reaching: Sequence[bool], request: ExtendRequest
+    encodings: tuple[Encoding, ...],
+    window: int,
+    target: int,
+    reaching: Sequence[bool],
+    method: str | None,
+    methods: str = "scalings",
 ) -> list[Candidate]:
-    """All that race to `target` tokens: the candidates, best guess first, with the baselines behind the first."""
+    """All that race to `target` tokens: the candidates, best guess first, with the baselines behind the first.
+
+    That is `method` alone if given; otherwise the scalings, and with methods="all" what needs no training.
+    """
     require(target > window, "--to", f"beyond the trained window of {window} tokens", target)
-    if request.method is not None:
-        entrants = [named(request.method, encodings, reaching)]
+    if method is not None:
+        entrants = [named(method, encodings, reaching)]
         check_capacity(entrants[0], window, target)
     else:
         made = [(short(rule), with_rule(encodings, rule, reaching)) for rule in rules(target / window, window)]
         entrants = [Candidate(name, each) for name, each in made]
         own = extended(encodings, reaching)
-        if request.methods == "all" and own is not None:
+        if methods == "all" and own is not None:
             free = training_free(own, window, target)
             entrants += [Candidate(told(e, own), with_encoding(e, encodings, reaching)) for e in free]
     baselines = [

@@ -129,7 +129,7 @@ def prepare(request: ExtendRequest, loaded: Loaded) -> Subject:
     config = loaded.model.config.get_text_config()
     window = config.max_position_embeddings
     reaching = reaching_layers(config, window)
-    rivals = field_of.field(loaded.encodings, window, request.to, reaching, request)
+    rivals = field_of.field(loaded.encodings, window, request.to, reaching, request.method, request.methods)
     check_writes(loaded, rivals[0], request.to)
     task_of(request)
 

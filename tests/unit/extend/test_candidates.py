@@ -6,10 +6,25 @@ from typing import Any
 import pytest
 
 from parity.tiny_models import VARIANTS, tiny
-from ropewalk import ConfigError, Linear, LongRope, Rotary, Yarn, for_length, parse
-from ropewalk.extend.candidates import field, reaching_layers, rules, with_rule
+from ropewalk import (
+    Adaptive,
+    ConfigError,
+    DualChunk,
+    Linear,
+    LMInfinite,
+    LogN,
+    LongRope,
+    ReRope,
+    Rotary,
+    SelfExtend,
+    StreamingLLM,
+    Yarn,
+    for_length,
+    parse,
+)
+from ropewalk.extend.candidates import field, named, reaching_layers, rules, training_free, with_rule
 from ropewalk.formats import hf
-from ropewalk.models.attach import attach
+from ropewalk.models.attach import SCALES_SOFTMAX, attach
 from ropewalk.scalings import NTK, Llama3, NTKByParts, Proportional, RadixNTK
 
 OWN = (Rotary(16, 1e5),) * 3
@@ -108,7 +123,10 @@ def test_every_candidate_fits_every_family(variant: str) -> None:
     model = tiny(variant)
     config = model.config
     window = config.max_position_embeddings
-    for candidate in field(hf.read(config.to_dict()), window, 2 * window, reaching_layers(config, window), None):
+    methods = "scalings" if config.model_type in (*SCALES_SOFTMAX, "gptj", "gemma2") else "all"
+    for candidate in field(
+        hf.read(config.to_dict()), window, 2 * window, reaching_layers(config, window), None, methods
+    ):
         attach(model, for_length(candidate.encodings, 2 * window))
 
 
@@ -116,3 +134,52 @@ def test_a_rule_that_follows_the_length_may_be_named() -> None:
     own = (Rotary(4),) * 2
     candidate = field(own, 100, 200, ALL[:2], "LongRope((1.0, 1.0), (1.0, 2.0), 100)")[0]
     assert candidate.encodings[0] == Rotary(4, scaling=(LongRope((1.0, 1.0), (1.0, 2.0), 100),))
+
+
+def test_all_methods_are_the_scalings_and_what_needs_no_training() -> None:
+    scalings = field(OWN, 100, 200, ALL, None)
+    everything = field(OWN, 100, 200, ALL, None, "all")
+    assert everything[: len(scalings)] == scalings
+    free = everything[len(scalings) :]
+    kinds = "ReRope LeakyReRope SelfExtend DualChunk LMInfinite StreamingLLM LogN Adaptive".split()
+    assert all(any(f"{kind}(" in c.name for c in free) for kind in kinds)
+    assert len({c.name for c in everything}) == len(everything)
+    for c in free:
+        assert named(c.name, OWN, ALL).encodings == c.encodings
+
+
+@pytest.mark.parametrize(("window", "target"), [(8192, 16384), (8192, 131072), (512, 1024), (4096, 5000)])
+def test_sizes_keep_distances_where_the_model_was_trained(window: int, target: int) -> None:
+    for e in training_free(Rotary(16), window, target):
+        if isinstance(e, SelfExtend):
+            assert e.capacity(window) >= target
+            # the authors' rule of thumb
+            assert e.window + (target - e.window) / e.group <= 2 * window / 3
+        if isinstance(e, ReRope):
+            assert e.window < window
+        if hasattr(e, "factor"):
+            assert e.window + (target - e.window) / e.factor <= window
+        if isinstance(e, DualChunk):
+            assert e.window <= window
+        if isinstance(e, LMInfinite):
+            assert e.window == window
+        if isinstance(e, StreamingLLM):
+            assert e.sinks + e.recent == window
+
+
+def test_a_rule_stands_over_the_rotation_of_each_model() -> None:
+    own = (Rotary(16, 1e5), (), Rotary(16, 1e4))
+    far = [True, True, False]
+    assert named("ReRope(window=40)", own, far)[:2] == ("ReRope(window=40)", (ReRope(own[0], 40), (), own[2]))
+    both = named("(ReRope(window=40), LogN(100))", own, far)
+    assert both.encodings[0] == (ReRope(own[0], 40), LogN(100))
+    assert named("LogN(100)", own, far).encodings[0] == (own[0], LogN(100))
+    assert named("Adaptive()", own, far).encodings[0] == Adaptive(own[0])
+    scaled = "SelfExtend(Rotary(16, 1e5, (Yarn(2.0, 100),)), 40, 3)"
+    assert named(scaled, own, far).encodings[0] == parse(scaled)
+
+
+def test_a_window_larger_than_the_groups_hold_is_refused() -> None:
+    field(OWN, 100, 460, ALL, "SelfExtend(window=40, group=7)")
+    with pytest.raises(ConfigError, match=r"SelfExtend\.group must be .* 461 tokens fit: .* hold 460, got 7"):
+        field(OWN, 100, 461, ALL, "SelfExtend(window=40, group=7)")
