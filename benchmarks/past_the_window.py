@@ -1,28 +1,36 @@
-"""Every way past the trained window without training, on one model and one text: losses, keys, time and memory.
+"""Every way past the trained window without training, on one model and one text: losses, keys and memory.
 
     python benchmarks/past_the_window.py --model demo --to 16384 --out out/past_the_window
 
-Each method is a process of its own, so that its memory can be told. Whatever is finished is kept in the folder: the same
-command goes on where it was stopped. The table and the figure are made of what is there.
+Each method is a process of its own, so that its memory can be told. Whatever is finished is kept in the folder: the
+same command goes on where it was stopped. table.md and figure.png are made of what is there; `rules.py` tells the time.
 """
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from ropewalk.evaluate.document import fixed_target_losses
+from ropewalk.evaluate.metrics.accuracy import wilson
 from ropewalk.evaluate.metrics.perplexity import mean
-from ropewalk.evaluate.run import Ledger
+from ropewalk.evaluate.run import Ledger, Row, put_file
 from ropewalk.evaluate.text import documents_from, split_text
 from ropewalk.extend.candidates import UNMODIFIED, named, reaching_layers
 from ropewalk.models.load import load
+from ropewalk.report import style
+from ropewalk.report.style import DASHES, OTHERS, RC
 
 STAGES = ("reading", "keys", "fixed-target")
 LAST = 4096  # tokens that are scored with more and more text before them (Su, kexue.fm/archives/9708)
@@ -87,13 +95,105 @@ def fixed_target(encoding: str, given: argparse.Namespace) -> dict[str, Any]:
 
     ids = split_text(*documents_from(None, None), tokenize, given.to).held_out
     contexts = [n for n in (LAST, 2 * LAST) if n < given.to - LAST]
-    begun = time.perf_counter()
     losses = fixed_target_losses(loaded.model, each, ids, LAST, contexts)
-    kept = {n: given.out / f"fixed-{abs(hash(encoding))}-{n}.npy" for n in contexts}
-    for n, file in kept.items():
-        np.save(file, losses[n])
-    found = {str(n): mean(losses[n])._asdict() for n in contexts}
-    return {"kind": "fixed-target", "name": encoding, "found": found, "seconds": time.perf_counter() - begun}
+    return {"kind": "fixed-target", "name": encoding, "found": {str(n): mean(losses[n])._asdict() for n in contexts}}
+
+
+def block_means(row: dict[str, Any], start: int, end: int) -> tuple[float, float]:
+    """The mean loss of the blocks between two positions and its standard error, both in nats."""
+    inside = [b for b in row["blocks"] if start <= b["start"] and b["end"] <= end]
+    return fmean(b["loss"] for b in inside), math.sqrt(sum(b["se"] ** 2 for b in inside)) / len(inside)
+
+
+def table(ledger: Ledger, window: int, target: int) -> str:
+    """Everything that was measured, a line for each method."""
+    heads = ["", f"0 to {window:,}", f"{window:,} to {(window + target) // 2:,}", f"to {target:,}"]
+    heads += [f"keys within {window:,}", "keys further back", "peak memory, MiB"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in ledger.of("reading"):
+        reading = row["found"]["readings"][0]
+        spans = [(0, window), (window, (window + target) // 2), ((window + target) // 2, target)]
+        losses = [block_means(reading, *span) for span in spans]
+        cells = [f"`{row['name']}`" if row["name"] else UNMODIFIED]
+        cells += [f"{math.exp(loss):.2f} ±{100 * 1.96 * se:.1f} %" for loss, se in losses]
+        cells += keys(ledger.find("keys", row["name"]), window)
+        cells.append(f"{row['peak_bytes'] / 2**20:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def keys(row: Row | None, window: int) -> list[str]:
+    """How many keys were found within the window and further back, with 95 % intervals of the shares."""
+    if row is None:
+        return ["", ""]
+    cells = []
+    for far in (False, True):
+        here = [d for d in row["found"]["retrieval"]["by_distance"] if (d["start"] >= window) == far]
+        found, asked = (sum(d[name] for d in here) for name in ("found", "asked"))
+        low, high = wilson(found, asked)
+        cells.append(f"{found} of {asked} ({100 * low:.0f} to {100 * high:.0f} %)")
+    return cells
+
+
+def fixed(ledger: Ledger) -> str:
+    """The same last tokens with more and more text before them."""
+    rows = ledger.of("fixed-target")
+    contexts = list(rows[0]["found"]) if rows else []
+    lines = [f"| context | {' | '.join(f'{int(n):,}' for n in contexts)} |", f"|---|{'---|' * len(contexts)}"]
+    for row in rows:
+        cells = [f"{row['found'][n]['loss']:.4f}" for n in contexts]
+        lines.append(f"| `{row['name'] or UNMODIFIED}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+LIMITS = (-8, 14)  # percent; what is far worse leaves the figure
+GROUPS = {
+    "Scaled rotations": ("Yarn", "NTK", "Linear", "(Rotary", "LogN"),
+    "Two rotations": ("ReRope", "LeakyReRope", "SelfExtend", "DualChunk", "(ReRope"),
+    "First and last tokens": ("LMInfinite", "StreamingLLM"),
+    "Following the length": ("Adaptive",),
+}
+
+
+@rc_context(RC)
+def figure(ledger: Ledger, window: int, target: int) -> Figure:
+    """Perplexity beside that of the static scaling on the same tokens, in a panel for each kind of method.
+
+    Beside the model as it is and its last window alone; texts differ more from block to block than methods do.
+    """
+    drawn = style.canvas(6.6)
+    panels = list(drawn.subplots(2, 2, sharex=True, sharey=True).flat)
+    rows = {row["name"]: row["found"]["readings"] for row in ledger.of("reading")}
+    base = {b["start"]: b["loss"] for b in rows[methods(window, target)[1]][0]["blocks"]}
+    for ax, (title, kinds) in zip(panels, GROUPS.items(), strict=True):
+        ax.axvspan(0, window, color=style.colour("zone"), zorder=0)
+        for reading, name in zip(rows[""], ("unmodified", "truncated"), strict=False):
+            line(ax, reading["blocks"], base, (style.colour(name), "-"), reading["name"])
+        for i, name in enumerate(n for n in rows if n.startswith(kinds)):
+            look = style.colour(OTHERS[i % len(OTHERS)]), DASHES[i // len(OTHERS)]
+            line(ax, rows[name][0]["blocks"], base, look, shortened(name))
+        ax.set_title(title)
+        ax.set_ylim(*LIMITS)
+        ax.yaxis.set_major_locator(MultipleLocator(5))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.0f} %" if y else "0"))
+        ax.legend(fontsize=6.5, loc="upper left")
+        style.positions(ax, target, narrow=True)
+        ax.label_outer()
+    drawn.supylabel("perplexity beside the static YaRN's on the same tokens", fontsize=8.5, color=style.colour("muted"))
+    return drawn
+
+
+def line(ax: Axes, blocks: list[dict[str, Any]], base: dict[int, float], look: tuple[str, Any], label: str) -> None:
+    """The change of perplexity by block, in percent."""
+    where = [(b["start"] + b["end"]) / 2 for b in blocks]
+    change = [100 * math.expm1(b["loss"] - base[b["start"]]) for b in blocks]
+    ax.plot(where, change, color=look[0], linestyle=look[1], linewidth=1.3, label=label)
+
+
+def shortened(name: str) -> str:
+    """A name without the rotation and the window that all of them share."""
+    name = re.sub(r"Rotary\(dim=\d+, base=[\d.]+, scaling=\((.*?\)),\)\)", r"\1", name)
+    return re.sub(r"(, )?trained_length=\d+|encoding=|rotary=", "", name)
 
 
 def main() -> None:
@@ -114,6 +214,11 @@ def main() -> None:
             if ledger.find(stage, encoding) is None:
                 print(f"{stage}: {encoding or UNMODIFIED}", file=sys.stderr, flush=True)
                 ledger.add(fixed_target(encoding, given) if stage == "fixed-target" else ask(encoding, stage, given))
+    if ledger.of("reading"):
+        told = f"{table(ledger, window, given.to)}\n\n{fixed(ledger)}\n"
+        put_file(given.out / "table.md", told.encode())
+        put_file(given.out / "figure.png", style.png(figure(ledger, window, given.to)))
+        print(told)
 
 
 if __name__ == "__main__":
