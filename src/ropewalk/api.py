@@ -3,6 +3,7 @@
 from ropewalk import masks as masks
 from ropewalk.attention.attend import attend as attend
 from ropewalk.attention.attend import choose as choose
+from ropewalk.attention.cache import Cache as Cache
 from ropewalk.attention.linear import attend_linear as attend_linear
 from ropewalk.attention.linear import recur_linear as recur_linear
 from ropewalk.attention.module import Positions as Positions

@@ -27,7 +27,9 @@ class Cache:
     `mapped` makes them. Parts that leave keys alone may stand beside it. Anything else raises UnsupportedError.
 
     Not equal to computing anew: from the second layer on, keys and values hold what their token saw when it was read,
-    and no operation here takes that back.
+    and no operation takes that back. Two halves of 512 tokens of a novel, joined, against the same read as one
+    (SmolLM2-135M, float32): keys of the first layer differ by rounding, 2e-6 of 10, those of the last by 12% (root mean
+    square), logits of the next 128 tokens by up to 6.8 of 38; their loss is 3.03 for 2.97, and 3.94 without the halves.
     """
 
     def __init__(self, encodings: Sequence[Any]) -> None:
@@ -93,7 +95,8 @@ class Cache:
             return
         for name, x, growing in (("keys", k, here.keys), ("values", v, here.values)):
             require(form(x) == form(growing.room), f"the {name} of layer {layer}", f"{form(growing.room)}", form(x))
-            growing.append(x)
+        here.keys.append(k)
+        here.values.append(v)
         turned = self.turned[layer]
         if turned is not None and turned is not here.keys:
             turned.append(k)  # what is new stands where it was written

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ropewalk.attention.cache import Cache
 from ropewalk.attention.runs import Block, Partial, attend_runs, merge, plan
+from ropewalk.attention.turnings import key_places, rotary_of
 from ropewalk.encodings.mix.adaptive import Adaptive
 from ropewalk.encodings.mix.branches import Branches, standing
 from ropewalk.encodings.rotary.log_n import LogN
@@ -50,17 +51,17 @@ def parted(encoding: Any) -> Parts:
     require(not others, "encodings", known, next(iter(others), None))
     require(len(rules) < 2, "encodings", "of one rotation for each layer", rules)
     rule = rules[0] if rules else None
-    rotary = rotary_of(rule)
+    rotary = rotation_of(rule)
     if rotary is not None and not isinstance(rule, Adaptive):
         # a scaling that still depends on the length is refused here
         rotary.spectrum()
     return Parts(rule, sharp)
 
 
-def rotary_of(rule: Rotary | Branches | Adaptive | None) -> Rotary | None:
-    """The rotation that a rule turns with."""
+def rotation_of(rule: Rotary | Branches | Adaptive | None) -> Rotary | None:
+    """What a rule turns with."""
     inner = rule.encoding if isinstance(rule, Adaptive) else rule
-    return inner.rotary if isinstance(inner, Branches) else inner
+    return None if inner is None else rotary_of(inner)
 
 
 def query_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
@@ -68,29 +69,14 @@ def query_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
     return [standing(p) for p in rule.queries(at)] if isinstance(rule, Branches) else [at]
 
 
-def key_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
-    """Where keys stand, once for each place that is another: the views that are cached."""
-    if not isinstance(rule, Branches):
-        return [at]
-    places: list[Tensor] = []
-    for place in rule.keys(at):
-        if not any(place is p for p in places):
-            places.append(place)
-    return [standing(p) for p in places]
-
-
 @cache
 def views(rule: Rotary | Branches | None) -> tuple[int, ...]:
     """Which of the cached views each branch reads."""
     if not isinstance(rule, Branches):
         return (0,)
-    places, known, found = rule.keys(contiguous(1)), list[Tensor](), list[int]()
-    for place in places:
-        at = next((i for i, p in enumerate(known) if p is place), len(known))
-        if at == len(known):
-            known.append(place)
-        found.append(at)
-    return tuple(found)
+    held = rule.keys(contiguous(1))
+    known = list(dict.fromkeys(map(id, held)))
+    return tuple(known.index(id(place)) for place in held)
 
 
 class Step:
@@ -127,7 +113,7 @@ class Step:
 
     def turned(self, rule: Rotary | Branches | None, x: Tensor, places: Places, at: Tokens, where: Any) -> Tensor:
         """x [B, H, T, D] at each of its places, side by side; calls that name the same `where` share the tables."""
-        rotary = rotary_of(rule)
+        rotary = rotation_of(rule)
         if rule is None or rotary is None:
             return x
         tables: list[Rotation] = self.once(

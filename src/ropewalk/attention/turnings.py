@@ -72,9 +72,13 @@ def states(e: Rotary | Branches | None, at: Tokens) -> list[tuple[Tensor, float]
     if e is None:
         return [(torch.zeros_like(at.order, dtype=torch.float64)[..., None], 1.0)]
     rotary = rotary_of(e)
+    return [(rotary.angle(place), rotary.spectrum().magnitude) for place in key_places(e, at)]
+
+
+def key_places(e: Rotary | Branches, at: Tokens) -> list[Tokens]:
+    """Where keys stand, once for each place that is another: the views that are cached."""
     # where two branches let keys stand alike it is the same tensor
-    places = [standing(x) for x in {id(x): x for x in e.keys(at)}.values()] if isinstance(e, Branches) else [at]
-    return [(rotary.angle(place), rotary.spectrum().magnitude) for place in places]
+    return [standing(x) for x in {id(x): x for x in e.keys(at)}.values()] if isinstance(e, Branches) else [at]
 
 
 def views(encoding: Any) -> int:

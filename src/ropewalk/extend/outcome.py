@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ropewalk.attention.step import parted, rotary_of
+from ropewalk.attention.step import parted, rotation_of
 from ropewalk.encodings import Rotary
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluate.run import put_json, unwritable
@@ -105,7 +105,7 @@ def extended_layer(c: Candidate) -> Any:
 def spectra(unmodified: Candidate, chosen: Candidate | None, length: int) -> Figures:
     """Rates and magnitude before and after."""
     pair = {"trained": unmodified, "chosen": chosen or unmodified}
-    rotaries = {name: rotary_of(parted(extended_layer(c)).rule) for name, c in pair.items()}
+    rotaries = {name: rotation_of(parted(extended_layer(c)).rule) for name, c in pair.items()}
     settled = {name: for_length(e, length).spectrum() for name, e in rotaries.items() if e is not None}
     return {name: {"inv_freq": list(s.inv_freq), "magnitude": s.magnitude} for name, s in settled.items()}
 

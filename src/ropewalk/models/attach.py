@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention.step import parted, rotary_of
+from ropewalk.attention.step import parted, rotation_of
 from ropewalk.encodings import Adaptive, LogN, Rotary, Temperature
 from ropewalk.encodings.mix.branches import Branches
 from ropewalk.errors import UnsupportedError, require
@@ -131,7 +131,7 @@ def is_one(encodings: Sequence[Any]) -> bool:
 
 def check_fit(encoding: Encoding, own: Encoding) -> None:
     """Raise ConfigError unless the code of a layer that was built for `own` can apply `encoding`."""
-    rotary = rotary_of(parted(encoding).rule)
+    rotary = rotation_of(parted(encoding).rule)
     if rotary is None:
         return
     if not isinstance(own, Rotary):
