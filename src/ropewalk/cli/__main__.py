@@ -12,6 +12,7 @@ from ropewalk.cli.doctor import doctor_command
 from ropewalk.cli.evaluate import evaluate_command
 from ropewalk.cli.export import export_command
 from ropewalk.cli.extend import extend_command
+from ropewalk.cli.generate import generate_command
 from ropewalk.cli.lab import lab_command
 from ropewalk.cli.list import list_command
 from ropewalk.cli.show import show_command
@@ -39,6 +40,7 @@ app.command("doctor")(doctor_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("extend")(extend_command)
+app.command("generate")(generate_command)
 app.command("lab")(lab_command)
 app.command("list")(list_command)
 app.command("show")(show_command)
