@@ -16,7 +16,7 @@ READERS_PATH = ("tokens.py", "sites.py", "encodings/bias/sandwich.py", "attentio
 # a file imports from its own layer and from those before it
 LAYERS = """
 errors written kernels tokens media masks spectrum rotation sites scalings encodings remaps notation attention probe
-formats models evaluate extend generate reason bench lab report cli
+formats models evaluate extend generate bench lab reason report cli
 """.split()
 TORCHLESS = ("scalings", "formats")
 # the places where positions are made: of plain rows, of patches between texts, and as engines count them; everything

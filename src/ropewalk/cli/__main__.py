@@ -15,6 +15,7 @@ from ropewalk.cli.extend import extend_command
 from ropewalk.cli.generate import generate_command
 from ropewalk.cli.lab import lab_command
 from ropewalk.cli.list import list_command
+from ropewalk.cli.reason import reason_command
 from ropewalk.cli.show import show_command
 from ropewalk.errors import RopewalkError
 
@@ -43,6 +44,7 @@ app.command("extend")(extend_command)
 app.command("generate")(generate_command)
 app.command("lab")(lab_command)
 app.command("list")(list_command)
+app.command("reason")(reason_command)
 app.command("show")(show_command)
 
 

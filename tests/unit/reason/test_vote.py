@@ -1,10 +1,15 @@
+import math
 import random
+from collections import Counter
+from fractions import Fraction
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.reason.vote import vote
+from ropewalk.errors import ConfigError
+from ropewalk.reason.vote import TIES, Tie, agreement, settled, vote, weights
 
 answers = st.lists(st.sampled_from(["7", "8", "9", None]), max_size=12)
 
@@ -22,9 +27,108 @@ def test_a_sample_without_an_answer_changes_nothing(given_answers: list[str | No
     assert vote([None, *given_answers, None]) == vote(given_answers)
 
 
-@pytest.mark.parametrize(("right", "expected"), [(0.6, 0.68256), (0.4, 0.31744)])
-def test_many_votes_help_only_who_is_right_more_often_than_not(right: float, expected: float) -> None:
-    """Five samples with one rival answer: the exact binomial tail; four standard errors of 20,000 draws are 0.0132."""
-    draw = random.Random(0)
-    trials = [vote("yes" if draw.random() < right else "no" for _ in range(5)).winner for _ in range(20_000)]
-    assert trials.count("yes") / len(trials) == pytest.approx(expected, abs=0.0132)
+def closed_form(n: int, p: Fraction) -> Fraction:
+    """P(the vote is right): the binomial tail, and half of a tie, for the first answer is either with equal chance."""
+    tail = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n // 2 + 1, n + 1))
+    half = n // 2
+    return tail + (Fraction(math.comb(n, half), 2) * p**half * (1 - p) ** half if n % 2 == 0 else 0)
+
+
+@pytest.mark.parametrize("p", [Fraction(3, 5), Fraction(1, 2), Fraction(2, 7)])
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_with_one_rival_answer_the_vote_follows_the_closed_form_exactly(n: int, p: Fraction) -> None:
+    """Every sequence of n samples with its probability, in fractions."""
+    right = Fraction(0)
+    for cast in product(("yes", "no"), repeat=n):
+        if vote(cast).winner == "yes":
+            right += p ** cast.count("yes") * (1 - p) ** cast.count("no")
+    assert right == closed_form(n, p)
+
+
+def test_voting_makes_it_worse_for_who_is_wrong_more_often_than_not() -> None:
+    better, worse = ([closed_form(n, p) for n in (1, 3, 9, 41)] for p in (Fraction(3, 5), Fraction(2, 5)))
+    assert better == sorted(better)
+    assert worse == sorted(worse, reverse=True)
+
+
+def test_with_wrong_answers_that_all_differ_two_right_ones_are_enough() -> None:
+    assert vote(["1", "2", "right", "3", "right", "4"]).winner == "right"
+
+
+@given(answers)
+def test_a_random_tie_is_among_the_most_frequent_and_the_same_for_a_seed(cast: list[str | None]) -> None:
+    counts = Counter(a for a in cast if a is not None)
+    most = {a for a, n in counts.items() if n == max(counts.values())}
+    found = {vote(cast, tie=Tie("random", seed)).winner for seed in range(40)}
+    assert found == (most or {None})
+    assert vote(cast, tie=Tie("random", 3)) == vote(cast, tie=Tie("random", 3))
+
+
+def test_the_likeliest_sample_breaks_a_tie_and_nothing_else() -> None:
+    assert vote(["7", "8", "8", "7"], tie=Tie("max_logprob", logprobs=[-2.0, -0.5, -3.0, -1.0])).winner == "8"
+    assert vote(["7", "8", "8", "7"], tie=Tie("max_logprob", logprobs=[-2.0, -2.5, -3.0, -0.1])).winner == "7"
+    assert vote(["7", "8", "7"], tie=Tie("max_logprob", logprobs=[-2.0, 0.0, -2.0])).winner == "7"
+
+
+def test_weights_count_as_probabilities_and_their_common_factor_not() -> None:
+    logs = [math.log(0.2), math.log(0.5), math.log(0.2)]
+    assert vote(["7", "8", "7"], weights(logs)).winner == "8"
+    assert vote(["7", "8", "7"], weights([math.log(0.3), *logs[1:]])).winner == "8"
+    assert vote(["7", "8", "7"], weights([math.log(0.31), *logs[1:]])).winner == "7"
+    # so unlikely that probabilities themselves are zero
+    assert vote(["7", "8", "7"], weights([x - 2000 for x in logs])).winner == "8"
+    assert weights([]) == []
+
+
+def test_weights_do_not_depend_on_the_order_of_the_samples() -> None:
+    cast, each = ["7", "8"] * 3, [0.1, 0.3, 0.2, 0.2, 0.3, 0.1]
+    shuffled = list(zip(cast, each, strict=True))
+    random.Random(0).shuffle(shuffled)
+    again = vote([a for a, _ in shuffled], [w for _, w in shuffled])
+    assert again.votes == vote(cast, each).votes
+
+
+def test_agreement_is_of_those_who_answered() -> None:
+    assert agreement(["7", None, "8", "7", None]) == 2 / 3
+    assert agreement([None]) is None
+
+
+@given(answers, st.integers(0, 5), st.sampled_from(TIES))
+def test_a_vote_is_settled_exactly_when_no_further_samples_can_turn_it(
+    cast: list[str | None], left: int, rule: str
+) -> None:
+    """Against every way in which the samples that are left may answer, with an answer that nobody gave yet."""
+    if left > 3:
+        left = 3
+    ends = list(product(["7", "8", "9", "new", None], repeat=left))
+    if rule == "first":
+        winners = {vote([*cast, *end]).winner for end in ends}
+    else:
+        # among equals any may win
+        winners = {a for end in ends for a in leaders([*cast, *end])}
+    certain = len(winners) == 1 and (winners != {None} or left == 0)
+    # with nothing left the vote is what it is, whoever wins a tie
+    assert settled(cast, left, rule) == (certain or left == 0)
+
+
+def leaders(cast: list[str | None]) -> set[str | None]:
+    counts = Counter(a for a in cast if a is not None)
+    return {a for a, n in counts.items() if n == max(counts.values())} or {None}
+
+
+@pytest.mark.parametrize("rule", TIES)
+def test_a_vote_that_was_stopped_has_the_winner_of_the_whole(rule: str) -> None:
+    stops, draw = 0, random.Random(1)
+    for trial in range(400):
+        cast = [draw.choice(["7", "7", "7", "8", "9", None]) for _ in range(12)]
+        scores = [-draw.random() for _ in cast]
+        seen = next(n for n in range(13) if settled(cast[:n], 12 - n, rule))
+        stops += seen < 12
+        short, whole = (vote(cast[:n], tie=Tie(rule, trial, scores[:n])).winner for n in (seen, 12))
+        assert short == whole
+    assert stops > 100
+
+
+def test_an_unknown_tie_rule_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Tie\.rule must be 'first' or 'random' or 'max_logprob', got 'last'"):
+        vote(["7"], tie=Tie("last"))
