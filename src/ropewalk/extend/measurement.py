@@ -37,7 +37,7 @@ from ropewalk.evaluate.run import Ledger, check_writable
 from ropewalk.evaluate.tasks.passkey import Answer
 from ropewalk.evaluate.text import Text, documents_from, opening, split_text
 from ropewalk.extend import summary as numbers
-from ropewalk.extend.candidates import UNMODIFIED, Candidate, named, reaching_layers, truncated_name
+from ropewalk.extend.candidates import UNMODIFIED, Candidate, check_capacity, named, reaching_layers, truncated_name
 from ropewalk.extend.job import Run, Subject, Watch, retrieve, settings, task_of
 from ropewalk.extend.outcome import extended_layer
 from ropewalk.extend.plan import ExtendRequest, Item, Pace, Progress
@@ -115,6 +115,7 @@ def entrants(request: EvaluateRequest, loaded: Loaded, track: Track) -> list[Can
     own = Candidate(UNMODIFIED, loaded.encodings, "unmodified")
     reaching = reaching_layers(loaded.model.config.get_text_config(), track.window)
     first = named(request.encoding, loaded.encodings, reaching, "--encoding") if request.encoding else own
+    check_capacity(first, track.window, track.target)
     rivals = [] if first is own else [own]
     if track.target > track.window:
         rivals.append(Candidate(truncated_name(track.window), loaded.encodings, "truncated"))

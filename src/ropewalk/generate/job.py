@@ -29,7 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from ropewalk.errors import RopewalkError
-from ropewalk.extend.candidates import named, reaching_layers
+from ropewalk.extend.candidates import check_capacity, named, reaching_layers
 from ropewalk.extend.outcome import peak_memory
 from ropewalk.generate.prompt import Prompt, tokens_of
 from ropewalk.generate.request import GenerateRequest
@@ -137,7 +137,7 @@ def generate(request: GenerateRequest, listener: Listener) -> dict[str, Any]:
     loaded = load(request.model, request.dtype, listener.say)
     refuse_reordered(describe(loaded.folder))
     prompt = tokens_of(request, loaded.tokenizer)
-    encodings = positions(request, loaded)
+    encodings = positions(request, loaded, len(prompt.shared))
     window = None if encodings else int(loaded.model.config.get_text_config().max_position_embeddings)
     window = warned(listener, request.model, len(prompt.shared), window)
     with Session(loaded, encodings) as session:
@@ -195,12 +195,17 @@ def one_text(job: Job, logits: Tensor) -> dict[str, Any]:
     return written.figures() | {"interrupted": written.stopped == INTERRUPTED}
 
 
-def positions(request: GenerateRequest, loaded: Loaded) -> tuple[Encoding, ...] | None:
-    """One encoding per layer as asked for; None for the model's own."""
+def positions(request: GenerateRequest, loaded: Loaded, length: int) -> tuple[Encoding, ...] | None:
+    """One encoding per layer as asked for; None for the model's own.
+
+    Raises ConfigError for one that does not fit the model, or that cannot hold a prompt of `length` tokens.
+    """
     if request.encoding is None:
         return None
     reaching = reaching_layers(loaded.model.config.get_text_config(), loaded.trained_length)
-    return named(request.encoding, loaded.encodings, reaching, "--encoding").encodings
+    found = named(request.encoding, loaded.encodings, reaching, "--encoding")
+    check_capacity(found, loaded.trained_length, length)
+    return found.encodings
 
 
 def check_writable(path: str | None) -> None:
