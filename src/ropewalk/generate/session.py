@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ropewalk.errors import RopewalkError, UnsupportedError, require
 from ropewalk.evaluate.forward import CHUNK, prefix_attention, starved
-from ropewalk.models.attach import Encoding, adaptive, attach, detach
-from ropewalk.models.cache import TextCache
+from ropewalk.models.attach import Encoding, adaptive, attach, attention_of, decoder_of, detach
+from ropewalk.models.cache import TextCache, windows_of
 from ropewalk.models.load import Loaded
 from ropewalk.tokens import contiguous
 
@@ -120,7 +120,8 @@ def positioned(loaded: Loaded, encodings: Sequence[Encoding] | None) -> Any:
     each = list(loaded.encodings if encodings is None else encodings)
     try:
         attach(loaded.model, each, interface=True)
-        return TextCache([adaptive(e) for e in each])
+        layers = [attention_of(layer) for layer in decoder_of(loaded.model).layers]
+        return TextCache([adaptive(e) for e in each], windows_of(layers))
     except UnsupportedError:
         if encodings is not None:
             attach(loaded.model, each)

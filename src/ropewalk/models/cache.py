@@ -25,12 +25,16 @@ class TextCache(StockCache):
 
     `store` holds the keys, and takes every operation of `Cache`: what is shifted, moved, dropped, joined or retuned
     there is what the next call attends over. Keys that no later query can see are dropped by themselves (StreamingLLM,
-    LM-Infinite), so that memory is constant. A cache that branches from a `trunk` starts behind it and shares it.
+    LM-Infinite, layers with a window), so that memory is constant where that goes for all layers. `windows` are the
+    sliding windows of the layers. A cache that branches from a `trunk` starts behind it and shares it.
     """
 
-    def __init__(self, encodings: Sequence[Any], trunk: "TextCache | None" = None) -> None:
+    def __init__(
+        self, encodings: Sequence[Any], windows: Sequence[int | None] = (), trunk: "TextCache | None" = None
+    ) -> None:
         super().__init__(layers=[])
         self.encodings, self.trunk = list(encodings), trunk
+        self.windows = list(windows) or [None] * len(self.encodings)
         # what follows the length is turned at every call, so it is kept raw
         self.store = Cache([() if isinstance(parted(e).rule, Adaptive) else e for e in encodings])
         self.read = 0 if trunk is None else trunk.read
@@ -67,10 +71,11 @@ class TextCache(StockCache):
 
     def reach(self) -> tuple[int, int] | None:
         """How many first and last tokens all layers look at; None where one looks at all."""
-        each = [getattr(parted(e).rule, "kept", None) for e in self.encodings]
-        if self.trunk is not None or not all(each):
+        rules = [getattr(parted(e).rule, "kept", None) for e in self.encodings]
+        each = [rule() if rule else size and (0, size) for rule, size in zip(rules, self.windows, strict=True)]
+        sizes = [size for size in each if size]
+        if self.trunk is not None or len(sizes) < len(each):
             return None
-        sizes = [kept() for kept in each if kept]
         return max(s for s, _ in sizes), max(r for _, r in sizes)
 
     def branch(self, rows: int) -> "TextCache":
@@ -82,8 +87,8 @@ class TextCache(StockCache):
         raw = any(isinstance(parted(e).rule, Adaptive) for e in self.encodings)
         single = self.trunk is None and self.read > 0 and len(self.store.at.order) == 1
         if single and not raw and self.reach() is None:
-            return TextCache(self.encodings, self)
-        twin = TextCache(self.encodings, self.trunk)
+            return TextCache(self.encodings, self.windows, self)
+        twin = TextCache(self.encodings, self.windows, self.trunk)
         twin.store, twin.read = copy.deepcopy(self.store), self.read
         if self.store.length:
             twin.batch_repeat_interleave(rows)
@@ -137,3 +142,8 @@ class TextCache(StockCache):
     def is_initialized(self) -> bool:
         """Whether anything was read."""
         return self.read > 0
+
+
+def windows_of(layers: Sequence[Any]) -> list[int | None]:
+    """The sliding windows of attention modules, None for those that look at all."""
+    return [getattr(attention, "sliding_window", None) for attention in layers]

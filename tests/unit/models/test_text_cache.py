@@ -10,7 +10,7 @@ from torch import Tensor
 import ropewalk as rw
 import ropewalk.models.cache as module
 from ropewalk.models.attach import attach, detach
-from ropewalk.models.cache import TextCache
+from ropewalk.models.cache import TextCache, windows_of
 
 SERVED = {**RULES, "as it is": lambda e: e}
 
@@ -59,6 +59,17 @@ def test_what_no_query_can_see_is_dropped(rule: str, most: int, monkeypatch: pyt
     first = kept.store.at.position[0, :5, 0].tolist()
     assert first[:3] == [0, 1, 2]
     assert first[4] > 30
+
+
+@torch.inference_mode()
+def test_layers_that_slide_keep_no_more_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLACK", 0)
+    model, each = started("gemma3", "StreamingLLM")
+    kept = TextCache(each, windows_of([layer.self_attn for layer in model.model.layers]))
+    got = [model(token[None, None], past_key_values=kept).logits[:, -1] for token in words()[0]]
+    assert kept.store.length == 33 + 1
+    whole = model(words()[:1]).logits[0]
+    torch.testing.assert_close(torch.cat(got), whole, rtol=0, atol=error(whole))
 
 
 @torch.inference_mode()
