@@ -83,7 +83,7 @@ def test_a_run_on_a_server_is_what_the_server_said(tmp_path: Path, ropewalk: Com
     assert found["verdict"]["text"] in page
     assert (out / "figures" / "lengths.png").stat().st_size > 5000
     assert (out / "figures" / "votes.png").stat().st_size > 5000
-    assert "with a vote over 9" in page
+    assert "by a vote over 9" in page
     assert "sk-" not in page
 
 
@@ -106,6 +106,11 @@ def test_the_same_command_again_asks_for_nothing_and_more_samples_only_for_those
         other = ropewalk(*sums(fake.url, out), "--temperature", 1)
     assert (other.code, other.out) == (2, "")
     assert "holds a run with temperature = 0.7, this one has 1.0; choose another --out" in other.err
+    shown = tmp_path / "shown.json"
+    shown.write_text(json.dumps([e._asdict() for e in addition().exemplars[:2]]))
+    prompt = ropewalk(*sums(fake.url, out), "--exemplars", shown)
+    assert prompt.code == 2
+    assert f"{out} holds samples of another prompt for addition 2 0 direct; choose another --out" in prompt.err
     assert (out / "rows.jsonl").read_bytes() == after
 
 
@@ -287,7 +292,18 @@ def test_a_real_server_of_llama_cpp(tmp_path: Path, ropewalk: Command) -> None:
         port = free.getsockname()[1]
     shown = tmp_path / "shown.jsonl"
     shown.write_text("\n".join(json.dumps(e._asdict()) for e in addition().exemplars[:2]))
-    given = ["--model", str(demo_file()), "--host", "127.0.0.1", "--port", str(port), "--n_ctx", "1024"]
+    given = [
+        "--model",
+        str(demo_file()),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--n_ctx",
+        "1024",
+        "--n_threads",
+        "1",
+    ]
     log = (tmp_path / "log").open("wb")
     with log, subprocess.Popen([sys.executable, "-m", "llama_cpp.server", *given], stdout=log, stderr=log) as server:
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from ropewalk.errors import ConfigError
 from ropewalk.evaluate.run import Ledger, Row, check_writable
 from ropewalk.evaluate.text import documents_from
 from ropewalk.reason.answers import EXTRACT
@@ -60,6 +61,11 @@ class Job(NamedTuple):
     def name(self) -> str:
         return f"{self.task.name} {self.problem.length} {self.problem.index} {self.method}"
 
+    @property
+    def digest(self) -> str:
+        """What tells its prompt from another."""
+        return hashlib.sha256(self.prompt.text.encode()).hexdigest()[:16]
+
 
 @dataclass
 class Run:
@@ -99,9 +105,8 @@ def reason(request: ReasonRequest, folder: Path, source: Source, watch: Watch) -
     tasks = [task_of(name, request, source.count) for name in request.tasks()]
     tasks = [task._replace(exemplars=shown) for task in tasks] if shown else tasks
     jobs = [job for task in tasks for job in jobs_of(task, request)]
-    ledger = Ledger(folder, settings(request, source, jobs))
-    known = {(row["name"], row["index"]): row for row in ledger.of("sample")}
-    run = Run(request, source, ledger, tasks, jobs, known)
+    ledger = Ledger(folder, settings(request, source))
+    run = Run(request, source, ledger, tasks, jobs, finished(ledger, jobs))
     started = time.perf_counter()
     carry_out(run, watch)
     run.seconds = time.perf_counter() - started
@@ -148,14 +153,22 @@ def job_of(task: Task, problem: Problem, method: str, request: ReasonRequest) ->
     return Job(task, problem, method, prompt, sampling.greedy(), 1)
 
 
-def settings(request: ReasonRequest, source: Source, jobs: list[Job]) -> dict[str, Any]:
-    """All that a row depends on; tasks, lengths, problems and samples may be added to a folder."""
-    shown = {job.task.name: job.prompt.shared for job in jobs if job.method == "vote"}
+def settings(request: ReasonRequest, source: Source) -> dict[str, Any]:
+    """What rows depend on beside their prompts; tasks, lengths, problems and samples may be added to a folder."""
     kept = ("model", "server", "chat", "zero_shot", "encoding", "dtype", "temperature", "top_k", "top_p")
-    kept += ("max_tokens", "seed", "text")
+    kept += ("max_tokens", "seed")
     given = {name: getattr(request, name) for name in kept}
-    own = hashlib.sha256("".join(shown.values()).encode()).hexdigest()[:16] if request.exemplars else None
-    return {"kind": "reason"} | given | {"exemplars": own, "weights": source.about.get("weights")}
+    return {"kind": "reason"} | given | {"weights": source.about.get("weights")}
+
+
+def finished(ledger: Ledger, jobs: list[Job]) -> dict[tuple[str, int], Row]:
+    """The samples of a folder. Raises ConfigError if a prompt is not what it was: other exemplars, or another text."""
+    prompts = {job.name: job.digest for job in jobs}
+    rows = ledger.of("sample")
+    changed = next((row["name"] for row in rows if prompts.get(row["name"], row["prompt"]) != row["prompt"]), None)
+    if changed is not None:
+        raise ConfigError(f"{ledger.folder} holds samples of another prompt for {changed}; choose another --out")
+    return {(row["name"], row["index"]): row for row in rows}
 
 
 def carry_out(run: Run, watch: Watch) -> None:
@@ -189,7 +202,8 @@ def keep(run: Run, job: Job, index: int, sample: Sample) -> None:
         extra = {"conclusion": final.text, "tokens": sample.tokens + final.tokens}
     answer = EXTRACT[job.task.kind](told if run.request.zero_shot else text)
     problem = job.problem
-    row: Row = {"kind": "sample", "name": job.name, "index": index, "task": job.task.name, "method": job.method}
+    row: Row = {"kind": "sample", "name": job.name, "index": index, "prompt": job.digest}
+    row |= {"task": job.task.name, "method": job.method}
     row |= {"length": problem.length, "problem": problem.index, "truth": problem.answer, "answer": answer}
     row |= {"correct": answer == problem.answer, **sample._asdict(), **extra}
     if job.method == "direct":

@@ -90,6 +90,12 @@ def test_problems_are_the_same_for_a_seed_and_whatever_else_is_asked() -> None:
     assert len(addition().make(1, 50, 0)) == 20
 
 
+def test_no_problem_is_an_exemplar(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *rest = addition().make(2, 5, 0)
+    monkeypatch.setattr("ropewalk.reason.problems.SHOWN_SUMS", ((first.about["a"], first.about["b"]),))
+    assert [p.question for p in addition().make(2, 4, 0)] == [p.question for p in rest]
+
+
 def test_words_are_none_that_an_exemplar_shows() -> None:
     shown = set(" ".join(SHOWN_WORDS).split())
     for p in last_letter().make(8, 40, 0):

@@ -196,13 +196,29 @@ def test_garbage_is_one_clear_line_at_the_first_try(case: str) -> None:
     assert len(found.fake.asked) == 1
 
 
-def test_a_server_that_dies_midway_keeps_what_is_there() -> None:
+ENDS = {
+    "it hung up in the middle of an answer": Reply(b'{"cho', missing=50),
+    "POST /v1/completions was refused with HTTP 401: no": Reply(b'{"error": "no"}', 401),
+}
+
+
+@pytest.mark.parametrize("says", ENDS)
+def test_a_server_that_dies_midway_keeps_what_is_there(says: str) -> None:
     """Four at a time: what was answered comes, what was not begun is not asked for."""
-    found = Asked(lambda r, n: by_seed(r, n) if n < 6 else Reply(b'{"cho', missing=50), list(range(20)))
+    found = Asked(lambda r, n: by_seed(r, n) if n < 6 else ENDS[says], list(range(20)))
     assert len(found.samples) == 6
-    assert found.error == f"--server {found.fake.url}: it hung up in the middle of an answer"
+    assert found.error == f"--server {found.fake.url}: {says}"
     assert len(set(found.seeds)) < 20
     assert all(s.text == f" sample {100 + i}" for i, s in found.samples.items())
+
+
+def test_who_was_given_up_is_not_asked_again() -> None:
+    with serving(lambda r, n: Reply(b"", 503)) as fake:
+        client = Client(fake.url, 5.0, lambda _: None)
+        for tries in (4, 4):
+            with pytest.raises(ServerError, match="HTTP 503: nothing"):
+                client.post("/completions", {})
+            assert len(fake.asked) == tries
 
 
 def test_a_server_that_is_slow_is_given_up() -> None:
