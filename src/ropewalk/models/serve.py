@@ -24,26 +24,23 @@ STEP = "ropewalk_step"  # the argument that goes through the layers
 REFUSED = {"attn_logit_softcapping": "caps its logits"}
 
 
-class Served:
-    """One decoder whose layers attend by `encodings`, one each."""
+def before_decoder(
+    encodings: Sequence[Any], decoder: Any, args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[Any, Any]:
+    """Before the layers run: who reads what, from the arguments of the call."""
+    names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
+    told = dict(zip(names, args, strict=False)) | given
+    ids = next(told[name] for name in ("input_ids", "inputs_embeds") if told.get(name) is not None)
+    kept = told.get("past_key_values")
+    q_at, k_at = whose(ids, told.get("attention_mask"), told.get("position_ids"), kept)
+    trunk = kept.trunk if isinstance(kept, TextCache) else None
+    step = Step(q_at, k_at, encodings, None if trunk is None else trunk.store)
+    return (), told | {"position_ids": q_at.position[..., 0], STEP: step}
 
-    def __init__(self, decoder: Any, encodings: Sequence[Any]) -> None:
-        self.decoder, self.encodings = decoder, tuple(encodings)
 
-    def before_decoder(self, decoder: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any]:
-        """Before the layers run: who reads what, from the arguments of the call."""
-        names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
-        told = dict(zip(names, args, strict=False)) | given
-        ids = next(told[name] for name in ("input_ids", "inputs_embeds") if told.get(name) is not None)
-        kept = told.get("past_key_values")
-        q_at, k_at = whose(ids, told.get("attention_mask"), told.get("position_ids"), kept)
-        trunk = getattr(kept, "trunk", None)
-        step = Step(q_at, k_at, self.encodings, None if trunk is None else trunk.store)
-        return (), told | {"position_ids": q_at.position[..., 0], STEP: step}
-
-    def before_layer(self, index: int, layer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any]:
-        """Before a layer runs: in the place of tables, what its queries and keys are mapped with."""
-        return args, given | {"position_embeddings": (given[STEP], index)}
+def before_layer(index: int, layer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any]:
+    """Before a layer runs: in the place of tables, what its queries and keys are mapped with."""
+    return args, given | {"position_embeddings": (given[STEP], index)}
 
 
 def serve(decoder: Any, encodings: Sequence[Any], layers: Sequence[Any]) -> list[Any]:
@@ -62,13 +59,10 @@ def serve(decoder: Any, encodings: Sequence[Any], layers: Sequence[Any]) -> list
         parted(encoding)
     check_interface(layers)
     ALL_ATTENTION_FUNCTIONS.register(INTERFACE, _attend)
-    served = Served(decoder, encodings)
     undo = [bind(attention, mapped) for attention in layers]
-    undo.append(decoder.register_forward_pre_hook(served.before_decoder, with_kwargs=True).remove)
-    undo += [
-        layer.register_forward_pre_hook(partial(served.before_layer, i), with_kwargs=True).remove
-        for i, layer in enumerate(decoder.layers)
-    ]
+    hooks = [(decoder, partial(before_decoder, tuple(encodings)))]
+    hooks += [(layer, partial(before_layer, i)) for i, layer in enumerate(decoder.layers)]
+    undo += [module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in hooks]
     before = config._attn_implementation
     config._attn_implementation_internal = INTERFACE
     return [*undo, partial(setattr, config, "_attn_implementation_internal", before)]
