@@ -191,7 +191,12 @@ def test_control_c_keeps_what_was_written(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.txt"
     words = ["generate", str(built), PROMPT, "--max-new-tokens", "none", "--ignore-eos", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        [sys.executable, "-c", LONG, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        # where the tests run in the background the signal is ignored, and children would do as their parent
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 300
     while not (out.exists() and len(out.read_bytes()) > 20) and time.monotonic() < deadline:
