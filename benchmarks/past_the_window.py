@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from ropewalk.evaluate.document import fixed_target_losses
 from ropewalk.evaluate.metrics.accuracy import wilson
-from ropewalk.evaluate.metrics.perplexity import mean
+from ropewalk.evaluate.metrics.perplexity import Losses, mean, paired
 from ropewalk.evaluate.run import Ledger, Row, put_file
 from ropewalk.evaluate.text import documents_from, split_text
 from ropewalk.extend.candidates import UNMODIFIED, named, reaching_layers
@@ -107,19 +107,44 @@ def block_means(row: dict[str, Any], start: int, end: int) -> tuple[float, float
 
 def table(ledger: Ledger, window: int, target: int) -> str:
     """Everything that was measured, a line for each method."""
-    heads = ["", f"0 to {window:,}", f"{window:,} to {(window + target) // 2:,}", f"to {target:,}"]
-    heads += [f"keys within {window:,}", "keys further back", "peak memory, MiB"]
+    middle = (window + target) // 2
+    heads = ["", f"0 to {window:,}", f"{window:,} to {middle:,}", f"to {target:,}", "beside YaRN within", "beyond"]
+    heads += ["keys within", "keys further back", "peak memory, MiB"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    kept = Ledger(ledger.folder / "evaluate", {})
+    losses = {row["name"]: kept.losses(row) for row in kept.of("reading")}
+    base = losses[named_as(ledger.find("reading", methods(window, target)[1]))]
     for row in ledger.of("reading"):
-        reading = row["found"]["readings"][0]
-        spans = [(0, window), (window, (window + target) // 2), ((window + target) // 2, target)]
-        losses = [block_means(reading, *span) for span in spans]
-        cells = [f"`{row['name']}`" if row["name"] else UNMODIFIED]
-        cells += [f"{math.exp(loss):.2f} ±{100 * 1.96 * se:.1f} %" for loss, se in losses]
+        blocks = row["found"]["readings"][0]["blocks"]
+        means = [mean_of(blocks, *span) for span in ((0, window), (window, middle), (middle, target))]
+        own = losses[named_as(row)]
+        cells = [f"`{row['name']}`" if row["name"] else UNMODIFIED, *(f"{math.exp(loss):.2f}" for loss in means)]
+        cells += [beside(own[span], base[span]) for span in (slice(window - 1), slice(window - 1, None))]
         cells += keys(ledger.find("keys", row["name"]), window)
-        cells.append(f"{row['peak_bytes'] / 2**20:,.0f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, told_peak(row)])} |")
     return "\n".join(lines)
+
+
+def named_as(row: Row | None) -> str:
+    """What a reading is called in the folder of `ropewalk evaluate`."""
+    return "" if row is None else row["found"]["readings"][0]["name"]
+
+
+def mean_of(blocks: list[dict[str, Any]], start: int, end: int) -> float:
+    """The mean loss of the blocks between two positions, in nats."""
+    return fmean(b["loss"] for b in blocks if start <= b["start"] and b["end"] <= end)
+
+
+def beside(own: Losses, base: Losses) -> str:
+    """The paired change of perplexity with its 95 % interval, in percent."""
+    found = paired(own, base)
+    change, low, high = (100 * math.expm1(x) for x in (found.loss, found.low, found.high))
+    return f"{change:+.1f} % ({low:+.1f} to {high:+.1f})" if abs(change) < 1000 else f"{change:+,.0f} %"
+
+
+def told_peak(row: Row) -> str:
+    """The largest resident set of the process; nothing where it found its reading done."""
+    return f"{row['peak_bytes'] / 2**20:,.0f}" if row["peak_bytes"] > LOADED else ""
 
 
 def keys(row: Row | None, window: int) -> list[str]:
@@ -146,6 +171,7 @@ def fixed(ledger: Ledger) -> str:
     return "\n".join(lines)
 
 
+LOADED = 2**30  # bytes: a process that read nothing holds less than this model and its text
 LIMITS = (-8, 14)  # percent; what is far worse leaves the figure
 GROUPS = {
     "Scaled rotations": ("Yarn", "NTK", "Linear", "(Rotary", "LogN"),
