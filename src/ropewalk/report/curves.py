@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ropewalk.attention.module import initial
 from ropewalk.attention.trial import Trial, at_places
+from ropewalk.encodings.mix.adaptive import Adaptive
 from ropewalk.errors import ConfigError
 from ropewalk.probe import limit
 from ropewalk.sites import Biases, Embeds, Mixes, parts
-from ropewalk.spectrum import Spectrum
+from ropewalk.spectrum import Spectrum, for_length
 from ropewalk.tokens import Tokens, contiguous, select
 
 
@@ -88,6 +89,9 @@ def spectra(value: Any) -> Iterator[tuple[str, Spectrum, Spectrum]]:
     if isinstance(value, tuple):
         for inner in value:
             yield from spectra(inner)
+    elif isinstance(value, Adaptive):
+        # as queries at twice the trained length have them
+        yield from spectra(for_length(value.encoding, 2 * (value.window() or 1)))
     elif hasattr(value, "spectrum"):
         yield type(value).__name__, plain(value).spectrum(), value.spectrum()
     elif is_dataclass(value):
