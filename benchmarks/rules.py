@@ -86,6 +86,9 @@ def check(rule: Any, shape: tuple[int, int, int, int]) -> None:
 def peak(rule: Any, shape: tuple[int, int, int, int], dtype: torch.dtype) -> float:
     """The largest resident set of a process that attends once, in MiB."""
     torch.set_grad_enabled(False)
+    # kernels are loaded on either side
+    short = rw.contiguous(CHECKED)
+    layer(lambda: Step(short, short, [rule or rw.Rotary(shape[3])]), *tensors((*shape[:2], CHECKED, shape[3]), dtype))
     q, k, v = tensors(shape, dtype)
     if rule is None:
         F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)

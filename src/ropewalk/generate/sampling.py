@@ -49,7 +49,7 @@ class Sampler:
         if logits.isnan().any():
             raise RopewalkError("the model's logits are not numbers; --dtype float32 may help")
         seen = torch.empty(len(logits), 0, dtype=torch.long) if seen is None else seen
-        scores = self.processors(seen.to(logits.device), logits.clone())
+        scores = self.processors(seen.to(logits.device), logits)
         ids = scores.argmax(-1, keepdim=True) if self.greedy else self.roll(scores.softmax(-1))
         return ids[:, 0].cpu(), logits.log_softmax(-1).gather(1, ids.to(logits.device))[:, 0].cpu()
 

@@ -70,25 +70,20 @@ STRINGS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
 
 @given(pieces=PIECES, strings=STRINGS)
 def test_text_ends_before_the_first_string_however_it_is_cut(pieces: list[str], strings: list[str]) -> None:
-    text, said = StopText(strings), list[str]()
-    for piece in pieces:
-        said.append(text.add(piece))
-        # nothing is out that may turn out to be part of a string
-        assert not any("".join(said).endswith(s[:n]) for s in strings for n in range(1, len(s) + 1) if not text.found)
-        if text.found:
-            break
-    said.append(text.end())
-    # as soon as one of them is complete, from where the first of those begins
-    whole = "".join(pieces)
-    seen = ""
+    text, seen, out = StopText(strings), "", ""
     for piece in pieces:
         seen += piece
+        out += text.add(piece)
         places = [seen.find(s) for s in strings if s in seen]
+        assert text.found == bool(places)
         if places:
-            whole = seen[: min(places)]
-            break
-    assert "".join(said) == whole
-    assert text.found == any(s in "".join(pieces) for s in strings)
+            # as soon as one of them is complete, from where the first of those begins
+            assert out == seen[: min(places)]
+            return
+        # all is out before the first place where one of them may have begun
+        begun = [at for at in range(len(seen)) if any(s.startswith(seen[at:]) for s in strings)]
+        assert out == seen[: min(begun, default=len(seen))]
+    assert out + text.end() == seen
 
 
 def test_nothing_comes_after_the_end() -> None:

@@ -115,7 +115,7 @@ def texts(steps: list[Step]) -> list[str]:
 def test_each_row_ends_where_its_text_does(loaded: Loaded) -> None:
     script = [[*letters(loaded, "ab"), EOS], letters(loaded, "abcdefgh"), letters(loaded, "xQ:yzabc")]
     session = Scripted(loaded, *script)
-    steps = session.write(Stop(("fg", "Q:"), (EOS,)), None)
+    steps = session.write(Stop(("fg", "Q:"), (EOS,)), 50)
     assert texts(steps) == ["ab", "abcde", "x"]
     assert [s.finished.tolist() for s in steps] == [
         *([[False] * 3] * 2),
@@ -129,12 +129,14 @@ def test_each_row_ends_where_its_text_does(loaded: Loaded) -> None:
 
 
 def test_text_is_held_back_while_it_may_be_the_end(loaded: Loaded) -> None:
-    steps = Scripted(loaded, letters(loaded, "aQQ:b")).write(Stop(("Q:",)), None)
+    steps = Scripted(loaded, letters(loaded, "aQQ:b")).write(Stop(("Q:",)), 50)
     assert [s.text[0] for s in steps] == ["a", "", "Q", ""]
     # what was held back comes with the last token
     steps = Scripted(loaded, letters(loaded, "aQ")).write(Stop(("Q:",)), 2)
     assert [s.text[0] for s in steps] == ["a", "Q"]
     assert not steps[-1].finished[0]
+    steps = Scripted(loaded, [*letters(loaded, "aQ"), EOS]).write(Stop(("Q:",), (EOS,)), 50)
+    assert [s.text[0] for s in steps] == ["a", "", "Q"]
 
 
 def test_a_limit_ends_all_rows(loaded: Loaded) -> None:
