@@ -155,8 +155,8 @@ def keys(row: Row | None, window: int) -> list[str]:
     for far in (False, True):
         here = [d for d in row["found"]["retrieval"]["by_distance"] if (d["start"] >= window) == far]
         found, asked = (sum(d[name] for d in here) for name in ("found", "asked"))
-        low, high = wilson(found, asked)
-        cells.append(f"{found} of {asked} ({100 * low:.0f} to {100 * high:.0f} %)")
+        share = wilson(found, asked)
+        cells.append(f"{found} of {asked} ({100 * share.low:.0f} to {100 * share.high:.0f} %)")
     return cells
 
 
