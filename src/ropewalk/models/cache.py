@@ -72,9 +72,9 @@ class TextCache(StockCache):
     def reach(self) -> tuple[int, int] | None:
         """How many first and last tokens all layers look at; None where one looks at all."""
         rules = [getattr(parted(e).rule, "kept", None) for e in self.encodings]
-        each = [rule() if rule else size and (0, size) for rule, size in zip(rules, self.windows, strict=True)]
-        sizes = [size for size in each if size]
-        if self.trunk is not None or len(sizes) < len(each):
+        pairs = zip(rules, self.windows, strict=True)
+        sizes: list[tuple[int, int]] = [rule() if rule else (0, size) for rule, size in pairs if rule or size]
+        if self.trunk is not None or len(sizes) < len(rules):
             return None
         return max(s for s, _ in sizes), max(r for _, r in sizes)
 
