@@ -73,7 +73,8 @@ class TextCache(StockCache):
         """How many first and last tokens all layers look at; None where one looks at all."""
         rules = [getattr(parted(e).rule, "kept", None) for e in self.encodings]
         pairs = zip(rules, self.windows, strict=True)
-        sizes: list[tuple[int, int]] = [rule() if rule else (0, size) for rule, size in pairs if rule or size]
+        each = [rule() if rule else None if size is None else (0, size) for rule, size in pairs]
+        sizes = [size for size in each if size is not None]
         if self.trunk is not None or len(sizes) < len(rules):
             return None
         return max(s for s, _ in sizes), max(r for _, r in sizes)
