@@ -160,7 +160,8 @@ def warned(listener: Listener, model: str, length: int, window: int | None) -> i
     if window is None or length <= window:
         return window
     line = f"the text is now longer than the {window:,} tokens that {model} was trained on, and may fall apart; "
-    listener.say(f'{line}--encoding "Yarn(2, {window})" reads twice as many')
+    ways = f'--encoding "Yarn(2, {window})" reads twice as many, "StreamingLLM(recent=1020)" has no end'
+    listener.say(line + ways)
     return None
 
 
