@@ -27,7 +27,7 @@ from ropewalk.evaluate.metrics.accuracy import wilson
 from ropewalk.evaluate.metrics.perplexity import Losses, mean, paired
 from ropewalk.evaluate.run import Ledger, Row, put_file
 from ropewalk.evaluate.text import documents_from, split_text
-from ropewalk.extend.candidates import UNMODIFIED, named, reaching_layers
+from ropewalk.extend.candidates import UNMODIFIED, for_model
 from ropewalk.models.load import load
 from ropewalk.report import style
 from ropewalk.report.style import DASHES, OTHERS, RC
@@ -85,10 +85,7 @@ def ask(encoding: str, stage: str, given: argparse.Namespace) -> dict[str, Any]:
 def fixed_target(encoding: str, given: argparse.Namespace) -> dict[str, Any]:
     """Losses of the last tokens of the text with every context up to the whole of what stands before them."""
     loaded = load(given.model, given.dtype)
-    config = loaded.model.config.get_text_config()
-    window = loaded.trained_length
-    reaching = reaching_layers(config, window)
-    each = named(encoding, loaded.encodings, reaching, "--encoding").encodings if encoding else loaded.encodings
+    each = for_model(encoding, loaded, given.to).encodings if encoding else loaded.encodings
 
     def tokenize(text: str) -> list[int]:
         return loaded.tokenizer(text, add_special_tokens=False).input_ids

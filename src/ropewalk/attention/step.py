@@ -70,7 +70,7 @@ def query_places(rule: Rotary | Branches, at: Tokens) -> list[Tokens]:
 
 
 @cache
-def views(rule: Rotary | Branches | None) -> tuple[int, ...]:
+def view_of(rule: Rotary | Branches | None) -> tuple[int, ...]:
     """Which of the cached views each branch reads."""
     if not isinstance(rule, Branches):
         return (0,)
@@ -149,7 +149,7 @@ class Step:
         branches = rule if isinstance(rule, Branches) else None
         key = ("plan", branches, where, mask, k.shape[2])
         blocks: list[Block] = self.once(key, lambda: plan(branches, q_at, k_at, mask))
-        seen = views(rule)
+        seen = view_of(rule)
         queries, keys = q.chunk(len(seen), dim=-1), k.chunk(max(seen) + 1, dim=-1)
         return attend_runs(queries, [keys[i] for i in seen], v, blocks, scale)
 

@@ -21,6 +21,7 @@ from ropewalk.encodings import (
 from ropewalk.encodings.mix.branches import Branches
 from ropewalk.errors import require
 from ropewalk.models.attach import Encoding
+from ropewalk.models.load import Loaded
 from ropewalk.notation import parse
 from ropewalk.scalings import (
     NTK,
@@ -150,6 +151,15 @@ def named(text: str, encodings: Sequence[Encoding], reaching: Sequence[bool], op
         value = (own, value)
     parted(value)
     return Candidate(told(value, own), with_encoding(value, encodings, reaching))
+
+
+def for_model(text: str, loaded: Loaded, length: int, option: str = "--encoding") -> Candidate:
+    """`named` for a model that is loaded. Raises ConfigError too for groups that cannot hold `length` tokens."""
+    window = loaded.trained_length
+    reaching = reaching_layers(loaded.model.config.get_text_config(), window)
+    found = named(text, loaded.encodings, reaching, option)
+    check_capacity(found, window, length)
+    return found
 
 
 def field(

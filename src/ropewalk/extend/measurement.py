@@ -37,7 +37,7 @@ from ropewalk.evaluate.run import Ledger, check_writable
 from ropewalk.evaluate.tasks.passkey import Answer
 from ropewalk.evaluate.text import Text, documents_from, opening, split_text
 from ropewalk.extend import summary as numbers
-from ropewalk.extend.candidates import UNMODIFIED, Candidate, check_capacity, named, reaching_layers, truncated_name
+from ropewalk.extend.candidates import UNMODIFIED, Candidate, for_model, truncated_name
 from ropewalk.extend.job import Run, Subject, Watch, retrieve, settings, task_of
 from ropewalk.extend.outcome import extended_layer
 from ropewalk.extend.plan import ExtendRequest, Item, Pace, Progress
@@ -113,9 +113,7 @@ def measure(request: EvaluateRequest, folder: Path, watch: Watch) -> Figures:
 def entrants(request: EvaluateRequest, loaded: Loaded, track: Track) -> list[Candidate]:
     """What is asked for, then the baselines. Raises ConfigError or UnsupportedError for what does not fit the model."""
     own = Candidate(UNMODIFIED, loaded.encodings, "unmodified")
-    reaching = reaching_layers(loaded.model.config.get_text_config(), track.window)
-    first = named(request.encoding, loaded.encodings, reaching, "--encoding") if request.encoding else own
-    check_capacity(first, track.window, track.target)
+    first = for_model(request.encoding, loaded, track.target) if request.encoding else own
     rivals = [] if first is own else [own]
     if track.target > track.window:
         rivals.append(Candidate(truncated_name(track.window), loaded.encodings, "truncated"))

@@ -29,7 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from ropewalk.errors import RopewalkError
-from ropewalk.extend.candidates import check_capacity, named, reaching_layers
+from ropewalk.extend.candidates import for_model
 from ropewalk.extend.outcome import peak_memory
 from ropewalk.generate.prompt import Prompt, tokens_of
 from ropewalk.generate.request import GenerateRequest
@@ -203,10 +203,7 @@ def positions(request: GenerateRequest, loaded: Loaded, length: int) -> tuple[En
     """
     if request.encoding is None:
         return None
-    reaching = reaching_layers(loaded.model.config.get_text_config(), loaded.trained_length)
-    found = named(request.encoding, loaded.encodings, reaching, "--encoding")
-    check_capacity(found, loaded.trained_length, length)
-    return found.encodings
+    return for_model(request.encoding, loaded, length).encodings
 
 
 def check_writable(path: str | None) -> None:

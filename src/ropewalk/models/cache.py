@@ -39,13 +39,14 @@ class TextCache(StockCache):
         self.store = Cache([() if isinstance(parted(e).rule, Adaptive) else e for e in encodings])
         self.read = 0 if trunk is None else trunk.read
 
-    def announce(self, batch: int, new: int, mask: Tensor | None, where: Tensor | None) -> tuple[Tokens, Tokens]:
-        """The next tokens, and all that are kept with them; `mask` and `where` are those of the model's call.
+    def announce(self, ids: Tensor, mask: Tensor | None, where: Tensor | None) -> tuple[Tokens, Tokens]:
+        """The next tokens (ids [B, T, ...]), and all that are kept; `mask` and `where` are those of the model's call.
 
         Without `where` they follow the last token of their row. Padding is what `mask` says of the new tokens.
         """
         self.evict()
-        at = contiguous(new, self.read, batch)
+        batch, new = ids.shape[:2]
+        at = Tokens(*(x.to(ids.device) for x in contiguous(new, self.read, batch)))
         if where is not None:
             at = at._replace(position=where.expand(batch, new)[..., None])
         elif self.store.length:
@@ -124,7 +125,7 @@ class TextCache(StockCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Let every row be followed by its copies."""
         rows = len(self.store.at.order)
-        self.store.rows(contiguous(rows).order[0].repeat_interleave(repeats))
+        self.store.rows(contiguous(rows).order[0].repeat_interleave(repeats).to(self.store.at.order.device))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows."""

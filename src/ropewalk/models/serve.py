@@ -113,7 +113,7 @@ def whose(ids: Tensor, mask: Tensor | None, where: Tensor | None, kept: Any) -> 
     """
     batch, new = ids.shape[:2]
     if isinstance(kept, TextCache):
-        return kept.announce(batch, new, mask, where)
+        return kept.announce(ids, mask, where)
     past = int(kept.get_seq_length()) if kept is not None else 0
     own = contiguous(past + new, batch=batch)
     order = own.order.to(ids.device)

@@ -27,7 +27,7 @@ def opened(request: ReasonRequest, watch: Watch) -> Generator[Source]:
 @contextmanager
 def local(request: ReasonRequest, watch: Watch) -> Generator[Source]:
     """A model that is loaded here, with the positions that are asked for."""
-    from ropewalk.extend.candidates import named, reaching_layers
+    from ropewalk.extend.candidates import for_model
     from ropewalk.models.describe import describe, refuse_reordered
     from ropewalk.models.load import load
     from ropewalk.reason.local import Local
@@ -38,8 +38,8 @@ def local(request: ReasonRequest, watch: Watch) -> Generator[Source]:
     refuse_reordered(describe(loaded.folder))
     encodings = None
     if request.encoding is not None:
-        reaching = reaching_layers(loaded.model.config.get_text_config(), loaded.trained_length)
-        encodings = named(request.encoding, loaded.encodings, reaching, "--encoding").encodings
+        longest = max(request.lengths or (0,)) if request.tasks() == ["needle"] else 0
+        encodings = for_model(request.encoding, loaded, longest).encodings
     weights = [[file.name, file.stat().st_size] for file in sorted(loaded.folder.glob("*.safetensors"))]
     about = {"model": request.model, "server": None, "encoding": short((encodings or loaded.encodings)[0])}
     about |= {"weights": weights, "trained_length": loaded.trained_length}
