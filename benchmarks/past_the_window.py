@@ -3,7 +3,8 @@
     python benchmarks/past_the_window.py --model demo --to 16384 --out out/past_the_window
 
 Each method is a process of its own, so that its memory can be told. Whatever is finished is kept in the folder: the
-same command goes on where it was stopped. table.md and figure.png are made of what is there; `rules.py` tells the time.
+same command goes on where it was stopped. table.md and figure.png are made of what is there. A time is that of one pass
+over the whole text, in the last stage, and means something on a machine that does nothing else.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
+from time import perf_counter
 from typing import Any
 
 from matplotlib import rc_context
@@ -83,7 +85,7 @@ def ask(encoding: str, stage: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def fixed_target(encoding: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Losses of the last tokens of the text with every context up to the whole of what stands before them."""
+    """Losses of the last tokens of the text with more and more of it before them, and the time of each pass."""
     loaded = load(given.model, given.dtype)
     each = for_model(encoding, loaded, given.to).encodings if encoding else loaded.encodings
 
@@ -91,35 +93,54 @@ def fixed_target(encoding: str, given: argparse.Namespace) -> dict[str, Any]:
         return loaded.tokenizer(text, add_special_tokens=False).input_ids
 
     ids = split_text(*documents_from(None, None), tokenize, given.to).held_out
-    contexts = [n for n in (LAST, 2 * LAST) if n < given.to - LAST]
-    losses = fixed_target_losses(loaded.model, each, ids, LAST, contexts)
-    return {"kind": "fixed-target", "name": encoding, "found": {str(n): mean(losses[n])._asdict() for n in contexts}}
-
-
-def block_means(row: dict[str, Any], start: int, end: int) -> tuple[float, float]:
-    """The mean loss of the blocks between two positions and its standard error, both in nats."""
-    inside = [b for b in row["blocks"] if start <= b["start"] and b["end"] <= end]
-    return fmean(b["loss"] for b in inside), math.sqrt(sum(b["se"] ** 2 for b in inside)) / len(inside)
+    found = {}
+    for context in range(LAST, given.to - LAST + 1, LAST):
+        start = perf_counter()
+        losses = fixed_target_losses(loaded.model, each, ids, LAST, [context])[context]
+        found[str(context)] = mean(losses)._asdict() | {"seconds": perf_counter() - start}
+    return {"kind": "fixed-target", "name": encoding, "found": found}
 
 
 def table(ledger: Ledger, window: int, target: int) -> str:
-    """Everything that was measured, a line for each method."""
+    """Perplexity by position, a line for each method, beside that of the static scaling."""
     middle = (window + target) // 2
-    heads = ["", f"0 to {window:,}", f"{window:,} to {middle:,}", f"to {target:,}", "beside YaRN within", "beyond"]
-    heads += ["keys within", "keys further back", "peak memory, MiB"]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    heads = ["", f"0 to {window:,}", f"to {middle:,}", f"to {target:,}", f"beside YaRN, within {window:,}", "beyond"]
     kept = Ledger(ledger.folder / "evaluate", {})
     losses = {row["name"]: kept.losses(row) for row in kept.of("reading")}
     base = losses[named_as(ledger.find("reading", methods(window, target)[1]))]
+    rows = []
     for row in ledger.of("reading"):
         blocks = row["found"]["readings"][0]["blocks"]
         means = [mean_of(blocks, *span) for span in ((0, window), (window, middle), (middle, target))]
         own = losses[named_as(row)]
-        cells = [f"`{row['name']}`" if row["name"] else UNMODIFIED, *(f"{math.exp(loss):.2f}" for loss in means)]
-        cells += [beside(own[span], base[span]) for span in (slice(window - 1), slice(window - 1, None))]
-        cells += keys(ledger.find("keys", row["name"]), window)
-        lines.append(f"| {' | '.join([*cells, told_peak(row)])} |")
-    return "\n".join(lines)
+        cells = [beside(own[span], base[span]) for span in (slice(window - 1), slice(window - 1, None))]
+        rows.append([labelled(row), *(f"{math.exp(loss):.2f}" for loss in means), *cells])
+    return drawn_up(heads, rows)
+
+
+def costs(ledger: Ledger, window: int) -> str:
+    """Keys that are found, the same last tokens with growing context, time and memory, a line for each method."""
+    heads = [
+        "",
+        f"keys within {window:,}",
+        "further back",
+        f"last {LAST:,} tokens, growing context",
+        "time",
+        "peak, MiB",
+    ]
+    readings = ledger.of("reading")
+    rows = [[labelled(r), *keys(ledger.find("keys", r["name"]), window), *growing(ledger, r["name"])] for r in readings]
+    return drawn_up(heads, [[*cells, told_peak(row)] for cells, row in zip(rows, readings, strict=True)])
+
+
+def drawn_up(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def labelled(row: Row) -> str:
+    """What a method is called in a table."""
+    return f"`{shortened(row['name'])}`" if row["name"] else UNMODIFIED
 
 
 def named_as(row: Row | None) -> str:
@@ -157,15 +178,17 @@ def keys(row: Row | None, window: int) -> list[str]:
     return cells
 
 
-def fixed(ledger: Ledger) -> str:
-    """The same last tokens with more and more text before them."""
-    rows = ledger.of("fixed-target")
-    contexts = list(rows[0]["found"]) if rows else []
-    lines = [f"| context | {' | '.join(f'{int(n):,}' for n in contexts)} |", f"|---|{'---|' * len(contexts)}"]
-    for row in rows:
-        cells = [f"{row['found'][n]['loss']:.4f}" for n in contexts]
-        lines.append(f"| `{row['name'] or UNMODIFIED}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def growing(ledger: Ledger, name: str) -> list[str]:
+    """Perplexity of the same last tokens with more and more text before them, and the time of a pass over all of it.
+
+    The time is told beside that of the model as it is.
+    """
+    row, plain = (ledger.find("fixed-target", n) for n in (name, ""))
+    if row is None or plain is None:
+        return ["", ""]
+    *_, whole = row["found"]
+    losses = ", ".join(f"{math.exp(found['loss']):.2f}" for found in row["found"].values())
+    return [losses, f"{row['found'][whole]['seconds'] / plain['found'][whole]['seconds']:.2f}"]
 
 
 LOADED = 2**30  # bytes: a process that read nothing holds less than this model and its text
@@ -238,7 +261,7 @@ def main() -> None:
                 print(f"{stage}: {encoding or UNMODIFIED}", file=sys.stderr, flush=True)
                 ledger.add(fixed_target(encoding, given) if stage == "fixed-target" else ask(encoding, stage, given))
     if ledger.of("reading"):
-        told = f"{table(ledger, window, given.to)}\n\n{fixed(ledger)}\n"
+        told = f"{table(ledger, window, given.to)}\n\n{costs(ledger, window)}\n"
         put_file(given.out / "table.md", told.encode())
         put_file(given.out / "figure.png", style.png(figure(ledger, window, given.to)))
         print(told)
