@@ -14,6 +14,7 @@ from ropewalk.attention import reference
 from ropewalk.attention.attend import choose
 from ropewalk.attention.module import initial
 from ropewalk.attention.trial import Trial, at_places, members, reach
+from ropewalk.encodings.mix.branches import Branches
 from ropewalk.errors import ConfigError
 from ropewalk.rotation import Rotation
 from ropewalk.sites import Biases, Embeds, Mixes, Rotates, parts
@@ -35,7 +36,7 @@ class Properties(NamedTuple):
     relative: bool  # a shift of all tokens changes no logit and no value
     norm: str | None  # of rotated vectors: "kept", "scaled" (all alike) or "changed"; None where nothing rotates
     trend: str  # of the logit between equal contents as distance grows: "falls", "flat", "rises" or "mixed"
-    keys: str  # in a cache: "mapped" where that is safe, "raw" where each query needs them afresh
+    keys: str  # in a cache: "mapped" where that is safe (by every branch), "raw" where each query needs them afresh
     learned: int  # how many numbers
     limit: int | None  # the last position that it can be evaluated at; None where the formula has no end
     linear: bool  # usable in linear attention: it maps single tokens only
@@ -68,7 +69,7 @@ def probe(encoding: Any) -> Properties:
         relative=relative(trial),
         norm=norm(trial),
         trend=trend(trial),
-        keys="mapped" if not parts(encoding, Mixes) and for_length(encoding, 10**9) == encoding else "raw",
+        keys="mapped" if leaves_keys_mapped(encoding) else "raw",
         learned=sum(x.numel() for x in initial(encoding).values()),
         limit=trial.limit,
         linear=not parts(encoding, Biases) and not parts(encoding, Mixes),
@@ -76,6 +77,12 @@ def probe(encoding: Any) -> Properties:
         why=why,
         constant=constant(trial),
     )
+
+
+def leaves_keys_mapped(encoding: Any) -> bool:
+    """Whether the length and the query are nothing to a key: it is mapped once, or once for each branch of a rule."""
+    alone = all(isinstance(part, Branches) for part in parts(encoding, Mixes))
+    return alone and for_length(encoding, 10**9) == encoding
 
 
 @functools.lru_cache(maxsize=256)

@@ -57,11 +57,14 @@ LieRotary(16, axes=1)        | rotation | yes | kept    | mapped | 120   | any  
 CayleyString(16)             | rotation | yes | kept    | mapped | 136   | any  | yes | torch + sdpa   | yes
 Clex(16, 5e5, 64)            | rotation | yes | kept    | raw    | 256   | any  | yes | rotary + sdpa  | yes
 LogN(64)                     | rotation | no  | changed | mapped | 0     | any  | yes | torch + sdpa   | yes
-ReRope(Rotary(16))           | mix      | yes | -       | raw    | 0     | any  | no  | runs           | yes
-LeakyReRope(Rotary(16))      | mix      | yes | -       | raw    | 0     | any  | no  | runs           | yes
-SelfExtend(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | runs           | yes
-DualChunk(Rotary(16))        | mix      | no  | -       | raw    | 0     | any  | no  | runs           | yes
-LMInfinite(Rotary(16), 16)   | mix      | no  | -       | raw    | 0     | any  | no  | runs           | yes
+ReRope(Rotary(16))           | mix      | yes | -       | mapped | 0     | any  | no  | runs           | yes
+LeakyReRope(Rotary(16))      | mix      | yes | -       | mapped | 0     | any  | no  | runs           | yes
+SelfExtend(Rotary(16), 16)   | mix      | no  | -       | mapped | 0     | any  | no  | runs           | yes
+DualChunk(Rotary(16))        | mix      | no  | -       | mapped | 0     | any  | no  | runs           | yes
+LMInfinite(Rotary(16), 16)   | mix      | no  | -       | mapped | 0     | any  | no  | runs           | yes
+StreamingLLM(Rotary(16), 4, 16) | mix   | no  | -       | mapped | 0     | any  | no  | runs           | yes
+ReRope(Rotary(16, scaling=(DynamicNTK(4, 64),))) | mix | yes | - | raw  | 0     | any  | no  | runs           | yes
+Adaptive(Rotary(16, scaling=(DynamicNTK(4, 64),))) | mix | no | - | raw | 0    | any  | no  | runs           | yes
 (Rotary(16), Alibi(4))       | rotation bias | yes | kept | mapped | 0   | any  | no  | rotary + strips         | yes
 (Learned(16, 64), Shaw(16))  | embed mix | no | -       | raw    | 2080  | 63   | no  | reference      | no
 """

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ropewalk.attention.runs import Partial, flash_cpu, merge
 from ropewalk.tokens import contiguous
-
-flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def attend_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float, own: Tensor | None = None) -> Tensor:
@@ -27,12 +26,11 @@ def attend_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float, own: Tensor | N
         mask = None if past == 0 and own is None else visible(q.shape[2], past, own, q.device)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=True)
     bias = None if own is None else torch.zeros_like(own, dtype=q.dtype).masked_fill(~own, float("-inf"))
-    near, near_lse = flash_cpu(q, k[:, :, past:], v[:, :, past:], 0.0, own is None, attn_mask=bias, scale=scale)
+    near = Partial(*flash_cpu(q, k[:, :, past:], v[:, :, past:], 0.0, own is None, attn_mask=bias, scale=scale))
     if past == 0:
-        return near
-    far, far_lse = flash_cpu(q, k[:, :, :past], v[:, :, :past], 0.0, False, scale=scale)
-    share = torch.sigmoid(far_lse - near_lse)[..., None]
-    return torch.lerp(near.float(), far.float(), share).to(q.dtype)
+        return near.out
+    far = Partial(*flash_cpu(q, k[:, :, :past], v[:, :, :past], 0.0, False, scale=scale))
+    return merge([near, far]).out
 
 
 def visible(queries: int, past: int, own: Tensor | None, device: torch.device, window: int | None = None) -> Tensor:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ropewalk.attention.prefix import flash_cpu
 from ropewalk.encodings.mix.branches import Branches
 from ropewalk.masks import Mask
 from ropewalk.tokens import Tokens, select
 
+flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 ROWS = 256  # queries of a block
 
 
