@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
+
+from tiny import save_llama, save_tokenizer
 
 
 class Done(NamedTuple):
@@ -32,26 +33,9 @@ def prose() -> list[str]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, prose: list[str]) -> Path:
     """A random Llama with a byte-level tokenizer that knows the prose."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("built") / "tiny"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        vocab_size=512,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    bytes_and_pairs = ByteLevelBPETokenizer()
-    bytes_and_pairs.train_from_iterator(prose, vocab_size=512, special_tokens=["<s>", "</s>"], show_progress=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=bytes_and_pairs._tokenizer, eos_token="</s>", model_max_length=512)
-    fast.save_pretrained(folder)
+    save_llama(folder, vocab_size=512, window=512)
+    save_tokenizer(folder, prose, vocab_size=512, model_max_length=512)
     return folder
 
 
