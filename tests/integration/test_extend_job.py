@@ -280,7 +280,11 @@ def test_rules_without_training_race_and_one_that_wins_says_how_it_is_used(
     ]
     assert "No engine's config can express the chosen rule" in " ".join(summary["notes"])
     assert not (out / "extended").exists()
-    assert rule in (out / "report.html").read_text()
+    assert f"to use it: {summary['deploy'][0]['command']}" in done.err
+    assert "checkpoint:" not in done.err
+    page = (out / "report.html").read_text()
+    assert rule in page
+    assert "original checkpoint" not in page
     every = tmp_path / "every"
     done = ropewalk(*arguments(built, book, every), "--methods", "all", "--retrieval", "none", "--json")
     raced = {c["name"] for c in json.loads(done.out)["candidates"]}

@@ -55,5 +55,8 @@ class Screen(Watch):
         self.console.print(summary["verdict"], style="bold", markup=False, highlight=False)
         self.console.print(Markdown(markdown(summary)))
         self.say(f"report: {folder}/report.html   all rows: {folder}/rows.jsonl")
-        if summary["gained"]:
+        if any(way["path"] for way in summary["deploy"]):
             self.say(f"checkpoint: {folder}/extended   engine files: {folder}/engines")
+        for way in summary["deploy"]:
+            if not way["path"]:  # no config can carry it
+                self.say(f"to use it: {way['command']}")
