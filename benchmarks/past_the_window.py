@@ -36,6 +36,7 @@ from ropewalk.report.style import DASHES, OTHERS, RC
 
 STAGES = ("reading", "keys", "fixed-target")
 LAST = 4096  # tokens that are scored with more and more text before them (Su, kexue.fm/archives/9708)
+LOADED = 2**30  # bytes: a process that read nothing holds less than this model and its text
 
 
 def methods(window: int, target: int) -> list[str]:
@@ -191,7 +192,6 @@ def growing(ledger: Ledger, name: str) -> list[str]:
     return [losses, f"{row['found'][whole]['seconds'] / plain['found'][whole]['seconds']:.2f}"]
 
 
-LOADED = 2**30  # bytes: a process that read nothing holds less than this model and its text
 LIMITS = (-8, 14)  # percent; what is far worse leaves the figure
 GROUPS = {
     "Scaled rotations": ("Yarn", "NTK", "Linear", "(Rotary", "LogN"),

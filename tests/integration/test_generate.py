@@ -268,6 +268,10 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown": ((PROMPT, "--encoding", "Yern(2, 512)"), "unknown name 'Yern'; did you mean 'Yarn'?"),
     "no scaling": ((PROMPT, "--encoding", "7"), "--encoding must be a scaling such as Yarn("),
     "too wide": ((PROMPT, "--encoding", "Rotary(64)"), "Rotary.dim must be 16, the channels that this model rotates"),
+    "too small groups": (
+        (PROMPT, "--encoding", "SelfExtend(window=500, group=2)", "--max-new-tokens", 600),
+        "SelfExtend.group must be at least so large that ",
+    ),
     "nowhere to write": ((PROMPT, "--out", "/nowhere/x"), "cannot write /nowhere/x: it must be a file in a folder"),
     "a folder": ((PROMPT, "--trace", "{folder}"), "cannot write "),
 }

@@ -137,7 +137,7 @@ def generate(request: GenerateRequest, listener: Listener) -> dict[str, Any]:
     loaded = load(request.model, request.dtype, listener.say)
     refuse_reordered(describe(loaded.folder))
     prompt = tokens_of(request, loaded.tokenizer)
-    encodings = positions(request, loaded, len(prompt.shared))
+    encodings = positions(request, loaded, len(prompt.shared) + (request.max_new_tokens or 0))
     window = None if encodings else int(loaded.model.config.get_text_config().max_position_embeddings)
     window = warned(listener, request.model, len(prompt.shared), window)
     with Session(loaded, encodings) as session:
@@ -199,7 +199,7 @@ def one_text(job: Job, logits: Tensor) -> dict[str, Any]:
 def positions(request: GenerateRequest, loaded: Loaded, length: int) -> tuple[Encoding, ...] | None:
     """One encoding per layer as asked for; None for the model's own.
 
-    Raises ConfigError for one that does not fit the model, or that cannot hold a prompt of `length` tokens.
+    Raises ConfigError for one that does not fit the model, or that cannot hold a text of `length` tokens.
     """
     if request.encoding is None:
         return None
